@@ -4,6 +4,7 @@ Answers come from Ansible's own inventory, variable and template code, in this p
 a whole inventory, where a playbook that prints its variables takes several.
 """
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,16 +41,7 @@ class Inventory:
     """
 
     def __init__(self, *sources: str | Path, extra: Mapping[str, Any] | None = None) -> None:
-        self._loader = DataLoader()
-        self._loader.set_basedir(str(ROOT / "playbooks"))
-        self._loader.set_vault_secrets(
-            CLI.setup_vault_secrets(
-                self._loader,
-                vault_ids=list(constants.DEFAULT_VAULT_IDENTITY_LIST),
-                vault_password_files=[constants.DEFAULT_VAULT_PASSWORD_FILE] if constants.DEFAULT_VAULT_PASSWORD_FILE else [],
-                auto_prompt=False,
-            )
-        )
+        self._loader = _loader()
         self._manager = InventoryManager(loader=self._loader, sources=[str(source) for source in sources])
         self._variables = VariableManager(loader=self._loader, inventory=self._manager)
         self._variables._extra_vars = {name: _trusted(value) for name, value in (extra or {}).items()}
@@ -66,7 +58,13 @@ class Inventory:
 
     def variables(self, host: str, *, roles: Sequence[str] = ()) -> dict[str, Any]:
         """Every variable of a node as written, not resolved; below it the defaults, above it the vars of `roles`."""
-        written: dict[str, Any] = {}
+        written: dict[str, Any] = {
+            # What a play over every node of the inventory says beside them.
+            "ansible_play_hosts": self.hosts,
+            "ansible_play_hosts_all": self.hosts,
+            "ansible_check_mode": False,
+            "ansible_diff_mode": False,
+        }
         for role in roles:
             written |= self._role_file(role, "defaults")
         written |= self._variables.get_vars(host=self._manager.get_host(host))
@@ -113,6 +111,23 @@ class Inventory:
     def _role_file(self, role: str, folder: str) -> dict[str, Any]:
         path = ROOT / "roles" / role / folder / "main.yml"
         return self._loader.load_from_file(str(path), trusted_as_template=True) or {} if path.exists() else {}
+
+
+@functools.cache
+def _loader() -> DataLoader:
+    """One for the whole process: Ansible takes the vault's secrets once and keeps what it has read."""
+    loader = DataLoader()
+    loader.set_basedir(str(ROOT / "playbooks"))
+    password_file = constants.DEFAULT_VAULT_PASSWORD_FILE
+    loader.set_vault_secrets(
+        CLI.setup_vault_secrets(
+            loader,
+            vault_ids=list(constants.DEFAULT_VAULT_IDENTITY_LIST),
+            vault_password_files=[password_file] if password_file else [],
+            auto_prompt=False,
+        )
+    )
+    return loader
 
 
 def trusted(value: Any) -> Any:
