@@ -1,0 +1,223 @@
+"""The decision table: from what every database node said to what a run may do.
+
+Pure: deciding never talks to a machine. The table itself is in docs/architecture.md;
+tests/test_preflight_decision.py has a case for every row.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+Node = dict[str, Any]
+STATUS = "ansible-playbook playbooks/ops/status.yml"
+
+
+class Stop(Exception):
+    """The run must end here; the message says what, where, and what to type next."""
+
+
+class Lsn(NamedTuple):
+    """A position in the write-ahead log, ordered as numbers are."""
+
+    high: int
+    low: int
+
+    @classmethod
+    def parse(cls, text: str | None) -> Lsn:
+        high, _, low = (text or "0/0").partition("/")
+        return cls(int(high, 16), int(low or "0", 16))
+
+
+def has_data(node: Node) -> bool:
+    return node.get("data_directory_state") == "cluster"
+
+
+def is_writable(node: Node) -> bool:
+    return bool(node.get("server")) and not node["server"]["in_recovery"]
+
+
+def describe(name: str, node: Node) -> str:
+    """One node in one clause: identifier, timeline, position."""
+    server = node.get("server") or {}
+    return (
+        f"{name}: identifier {identifier(node)}, timeline {node.get('timeline')}, "
+        f"LSN {server.get('lsn') or node.get('wal_end_lsn') or node['control'].get('checkpoint_lsn')}"
+    )
+
+
+def identifier(node: Node) -> str:
+    return str((node.get("server") or node["control"])["system_identifier"])
+
+
+def position(node: Node) -> tuple[int, Lsn]:
+    """How far a stopped node's log reaches: first the timeline, then the address."""
+    return int(node.get("timeline") or 0), Lsn.parse(node.get("wal_end_lsn") or node["control"].get("checkpoint_lsn"))
+
+
+def left_history(node: Node, primary: Node) -> str | None:
+    """Why a node's data is not a part of the primary's history, or None when it is."""
+    server = node.get("server") or {}
+    timeline = int(node.get("timeline") or 0)
+    current = int(primary["timeline"])
+    if timeline == current:
+        return None
+    if timeline > current:
+        return f"it is on timeline {timeline}, the primary still on {current}"
+    reached = server.get("lsn") or node["control"].get("minimum_recovery_lsn")
+    if Lsn.parse(reached) == Lsn(0, 0):
+        reached = node["control"].get("checkpoint_lsn")
+    switches = {int(number): switch for number, switch in primary.get("history") or []}
+    if timeline not in switches:
+        return f"its timeline {timeline} is none that the primary (timeline {current}) came from"
+    if Lsn.parse(reached) > Lsn.parse(switches[timeline]):
+        return f"it wrote up to {reached} on timeline {timeline}, which the primary left at {switches[timeline]}"
+    return None
+
+
+def check_answers(nodes: dict[str, Node], names: list[str]) -> None:
+    """Every database node must have answered, whatever the limit of the run."""
+    silent = [name for name in names if not nodes.get(name, {}).get("reachable")]
+    if silent:
+        raise Stop(
+            f"{', '.join(silent)} did not answer, and no run changes a cluster of which a database node is unknown. "
+            f"Start {'it' if len(silent) == 1 else 'them'} or take {'it' if len(silent) == 1 else 'them'} "
+            "out of the inventory, then run the same command again."
+        )
+    for name in names:
+        node = nodes[name]
+        if node.get("running") and not has_data(node):
+            raise Stop(
+                f"{name}: a PostgreSQL server (pid {node['pid']}) runs on {node['data_directory']}, "
+                f"but that directory is {node['data_directory_state']}: it was moved or damaged under the server. "
+                f"Put it back before anything stops that server; it may hold the only copy."
+            )
+        if node.get("data_directory_state") == "unreadable":
+            raise Stop(
+                f"{name}: {node['data_directory']} is not empty and pg_controldata, which could tell what it holds, "
+                f"is not installed. Move the directory aside, or install the server package on {name} by hand first."
+            )
+        if node.get("running") and not node.get("server"):
+            raise Stop(
+                f"{name}: PostgreSQL runs (pid {node['pid']}) but does not answer: {node['server_error']} "
+                f"Look at its log on {name}, wait until it answers, then run the same command again."
+            )
+
+
+def check_one_cluster(nodes: dict[str, Node], writable: list[str]) -> None:
+    """More than one writable node, or more than one system identifier, stops every run."""
+    if len(writable) > 1:
+        listed = "; ".join(describe(name, nodes[name]) for name in writable)
+        raise Stop(
+            f"More than one node accepts writes ({listed}). Find out which one the clients used, stop PostgreSQL on "
+            f"the other by hand (systemctl stop postgresql@17-main), and look again: {STATUS}"
+        )
+    initialised = {name: node for name, node in nodes.items() if has_data(node)}
+    identifiers = {identifier(node) for node in initialised.values()}
+    if len(identifiers) < 2:
+        return
+    if writable:
+        own = identifier(nodes[writable[0]])
+        foreign = [name for name, node in initialised.items() if identifier(node) != own]
+        raise Stop(
+            f"{', '.join(foreign)} holds data of another cluster "
+            f"({'; '.join(describe(name, nodes[name]) for name in foreign)}), while the primary is "
+            f"{describe(writable[0], nodes[writable[0]])}. Save what you need of it, move "
+            f"{nodes[foreign[0]]['data_directory']} on {foreign[0]} aside by hand, then run the same command again."
+        )
+    raise Stop(
+        "The nodes hold data of different clusters, and none is running as primary "
+        f"({'; '.join(describe(name, node) for name, node in initialised.items())}). "
+        "Move the data directory that does not belong here aside by hand, then run the same command again."
+    )
+
+
+def check_history(nodes: dict[str, Node], primary: str) -> None:
+    """Beside a running primary every other node's data must be a replica's, of the primary's own history."""
+    for name, node in sorted(nodes.items()):
+        if name == primary or not has_data(node):
+            continue
+        reason = left_history(node, nodes[primary])
+        if reason is None and not node.get("server") and "standby.signal" not in node["signals"]:
+            reason = "it was last a primary itself, and would accept writes if it were started"
+        if reason:
+            raise Stop(
+                f"{name} is no replica of {primary}: {reason}. What is only there would be lost, so a person decides: "
+                f"ansible-playbook playbooks/ops/rebuild-replica.yml -e confirm={name}"
+            )
+
+
+def recorded_primary(nodes: dict[str, Node]) -> str:
+    """With no node writable: the one node that may be started as primary."""
+    initialised = {name: node for name, node in nodes.items() if has_data(node)}
+    listed = "; ".join(describe(name, node) for name, node in sorted(initialised.items()))
+    candidates = sorted(
+        name for name, node in initialised.items() if not node.get("server") and not node["signals"]
+    )
+    if len(candidates) != 1:
+        found = f"{' and '.join(candidates)} were all primary last" if candidates else "none of them was primary last"
+        raise Stop(
+            f"No node accepts writes, and {found} ({listed}). Nothing is initialised or started. Choose the node with "
+            "the highest timeline and LSN, and on it type: systemctl start postgresql@17-main"
+            + ("" if candidates else ", then, as postgres: psql -c 'select pg_promote()'")
+        )
+    candidate = candidates[0]
+    ahead = [
+        name for name, node in sorted(initialised.items())
+        if name != candidate and reaches_further(node, initialised[candidate])
+    ]
+    if ahead:
+        raise Stop(
+            f"No node accepts writes. {candidate} was primary last, but {', '.join(ahead)} has a higher timeline or "
+            f"LSN ({listed}), so starting {candidate} could lose writes. Look at both, and start the right one by hand: "
+            "systemctl start postgresql@17-main"
+        )
+    return candidate
+
+
+def reaches_further(node: Node, candidate: Node) -> bool:
+    if not node.get("server"):
+        return position(node) > position(candidate)
+    # A running replica tells to the byte what it has; the stopped primary's end is known to the page.
+    reached = max(Lsn.parse(node["server"]["lsn"]), Lsn.parse(node["server"].get("receive_lsn")))
+    timeline, end = position(candidate)
+    page_end = Lsn(end.high, end.low + 8192)
+    return (int(node["timeline"]), reached) > (timeline, page_end)
+
+
+def decide(nodes: dict[str, Node], names: list[str], declared: str) -> dict[str, Any]:
+    """What the run may do: {action, primary, notices}.
+
+    action is bootstrap (initialise the declared node), converge (around the primary that runs),
+    start_recorded_primary (start the primary, then converge around it), or stop (message says why).
+    """
+    try:
+        check_answers(nodes, names)
+        nodes = {name: nodes[name] for name in names}
+        writable = sorted(name for name, node in nodes.items() if is_writable(node))
+        check_one_cluster(nodes, writable)
+        if not any(has_data(node) for node in nodes.values()):
+            return {"action": "bootstrap", "primary": None, "notices": []}
+        action = "converge" if writable else "start_recorded_primary"
+        primary = writable[0] if writable else recorded_primary(nodes)
+        check_history(nodes, primary)
+    except Stop as stop:
+        return {"action": "stop", "primary": None, "notices": [], "message": str(stop)}
+    notices = []
+    if primary != declared:
+        notices.append(f"The inventory names {declared} as primary, the cluster's primary is {primary}: "
+                       f"the run goes on around {primary}.")
+    return {"action": action, "primary": primary, "notices": notices}
+
+
+def published_states(nodes: dict[str, Node]) -> dict[str, str]:
+    """{node name: empty | cluster | incomplete}, for the roles that initialise and clone."""
+    words = {"absent": "empty", "foreign": "incomplete"}
+    return {name: words.get(node["data_directory_state"], node["data_directory_state"])
+            for name, node in nodes.items() if "data_directory_state" in node}
+
+
+class FilterModule:
+    """Names under which playbooks call the functions above."""
+
+    def filters(self) -> dict[str, Any]:
+        return {"cluster_decision": decide, "cluster_data_states": published_states}

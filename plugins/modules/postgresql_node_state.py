@@ -1,0 +1,385 @@
+#!/usr/bin/python
+"""Everything that must be known about one node before it is changed, read in a single call."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import re
+import struct
+import subprocess
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = r"""
+module: postgresql_node_state
+short_description: Read a node's PostgreSQL data directory, running server, ports and free disk
+description:
+  - Reads only, so a check-mode run returns the same.
+  - Needs root, because it looks into the data directory and asks the server over its socket as its own user.
+options:
+  data_directory:
+    description: The data directory of the instance. Without it nothing is said about PostgreSQL.
+    type: path
+  version:
+    description: The major version, to find the server's programs.
+    type: str
+    default: "17"
+  port:
+    description: The port of the instance, which names its socket.
+    type: int
+    default: 5432
+  socket_directory:
+    description: Where the socket is.
+    type: path
+    default: /var/run/postgresql
+  user:
+    description: The operating system user that owns the data directory and may connect over the socket.
+    type: str
+    default: postgres
+  database:
+    description: The database whose tables are counted. Without it none are.
+    type: str
+    default: ""
+  ports:
+    description: Ports to look up; for each one that is open, its owner is named.
+    type: list
+    elements: int
+    default: []
+  directories:
+    description: Paths whose free space is wanted; for one that does not exist yet, its nearest parent answers.
+    type: list
+    elements: path
+    default: []
+author: pgfleet
+"""
+
+EXAMPLES = r"""
+- name: Read the state of a database node
+  postgresql_node_state:
+    data_directory: /var/lib/postgresql/17/main
+    ports: [5432, 9187]
+    directories: [/var/lib/postgresql]
+"""
+
+RETURN = r"""
+data_directory_state:
+  description: absent, empty, cluster (pg_control is valid), incomplete (it is not), or foreign (no trace of PostgreSQL).
+  type: str
+  returned: with data_directory
+control:
+  description: What pg_controldata says. Empty unless the state is cluster.
+  type: dict
+  returned: with data_directory
+server:
+  description: What the running server says. Empty when it does not answer.
+  type: dict
+  returned: with data_directory
+ports:
+  description: For each of the ports that is open, its owner's pid, process, and systemd unit.
+  type: dict
+  returned: always
+free_bytes:
+  description: Free bytes for an ordinary user by directory.
+  type: dict
+  returned: always
+"""
+
+CONTROL_FIELDS = {
+    "Database system identifier": "system_identifier",
+    "Database cluster state": "state",
+    "Latest checkpoint location": "checkpoint_lsn",
+    "Latest checkpoint's TimeLineID": "checkpoint_timeline",
+    "Minimum recovery ending location": "minimum_recovery_lsn",
+    "Min recovery ending loc's timeline": "minimum_recovery_timeline",
+    "Bytes per WAL segment": "wal_segment_bytes",
+    "Data page checksum version": "checksum_version",
+}
+WAL_PAGE_BYTES = 8192
+WAL_NAME = re.compile(r"[0-9A-F]{24}\Z")
+PROBE_SECONDS = 10
+
+# Every expression works on a primary and on a replica; one row, one JSON object.
+SERVER_QUERY = """
+set statement_timeout = '5s';
+select json_build_object(
+  'version', current_setting('server_version'),
+  'in_recovery', pg_is_in_recovery(),
+  'system_identifier', (select system_identifier::text from pg_control_system()),
+  'checksums', current_setting('data_checksums') = 'on',
+  'data_directory', current_setting('data_directory'),
+  'timeline', (select greatest(c.timeline_id, r.min_recovery_end_timeline,
+      (select received_tli from pg_stat_wal_receiver),
+      case when not pg_is_in_recovery()
+           then ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int end)
+    from pg_control_checkpoint() c, pg_control_recovery() r),
+  'lsn', case when pg_is_in_recovery()
+    then coalesce(pg_last_wal_replay_lsn(), '0/0') else pg_current_wal_lsn() end,
+  'receive_lsn', pg_last_wal_receive_lsn(),
+  'replay_age_seconds', case when pg_is_in_recovery()
+    then round(extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp())::numeric, 1) end,
+  'upstream', (select json_build_object('host', sender_host, 'port', sender_port,
+      'slot', slot_name, 'status', status, 'lsn', latest_end_lsn) from pg_stat_wal_receiver),
+  'primary_slot_name', current_setting('primary_slot_name'),
+  'slots', (select coalesce(json_agg(json_build_object('name', slot_name, 'type', slot_type,
+      'active', active, 'wal_status', wal_status, 'restart_lsn', restart_lsn) order by slot_name), '[]')
+    from pg_replication_slots),
+  'senders', (select coalesce(json_agg(json_build_object('name', application_name, 'address', client_addr,
+      'state', state, 'sync_state', sync_state, 'replay_lsn', replay_lsn,
+      'lag_bytes', case when not pg_is_in_recovery()
+        then pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn) end,
+      'replay_lag_seconds', round(extract(epoch from replay_lag)::numeric, 3),
+      'slot', (select slot_name from pg_replication_slots s where s.active_pid = r.pid))
+      order by application_name), '[]') from pg_stat_replication r),
+  'pending_restart', (select coalesce(json_agg(name order by name), '[]')
+    from pg_settings where pending_restart),
+  'hba_errors', (select coalesce(json_agg(format('%s:%s: %s', file_name, line_number, error)
+      order by file_name, line_number), '[]') from pg_hba_file_rules where error is not null));
+"""
+
+# Leaf partitions and the plain tables: an exact count where the planner has no figure or a small one.
+TABLES_QUERY = """
+set statement_timeout = '5s';
+select coalesce(json_agg(json_build_object('parent', parent, 'table', leaf, 'estimated', estimated, 'rows',
+    case when estimated then reltuples::bigint else
+      (xpath('/row/n/text()', query_to_xml(format('select count(*) as n from %s', oid::regclass),
+        false, true, '')))[1]::text::bigint end) order by parent, leaf), '[]')
+from (select c.oid, c.relname as leaf, c.reltuples, c.reltuples > 1000000 as estimated,
+        coalesce(pg_partition_root(c.oid)::regclass::text, c.relname) as parent
+      from pg_class c join pg_namespace n on n.oid = c.relnamespace
+      where c.relkind = 'r' and n.nspname !~ '^pg_' and n.nspname <> 'information_schema') t;
+"""
+
+
+def run(module, argv, text=None):
+    """Return (exit code, output, error) of a program that must not hang."""
+    try:
+        done = subprocess.run(  # noqa: S603 - argv is ours, no shell
+            argv, input=text, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False,
+            env=dict(os.environ, LC_ALL="C", PGCONNECT_TIMEOUT="5"), cwd="/",
+        )
+    except subprocess.TimeoutExpired:
+        return 124, "", "%s did not answer within %d s" % (os.path.basename(argv[0]), PROBE_SECONDS)
+    except OSError as error:
+        return 127, "", str(error)
+    return done.returncode, done.stdout, done.stderr
+
+
+def read_text(path):
+    try:
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            return stream.read()
+    except OSError:
+        return ""
+
+
+def program(version, name):
+    """Debian keeps the server's programs out of the path."""
+    path = "/usr/lib/postgresql/%s/bin/%s" % (version, name)
+    return path if os.path.exists(path) else name
+
+
+def parse_control(output):
+    """pg_controldata's lines as a dict of the fields that decide."""
+    control = {}
+    for line in output.splitlines():
+        name, colon, value = line.partition(":")
+        if colon and name in CONTROL_FIELDS:
+            control[CONTROL_FIELDS[name]] = value.strip()
+    for name in ("checkpoint_timeline", "minimum_recovery_timeline", "wal_segment_bytes", "checksum_version"):
+        if name in control:
+            control[name] = int(control[name])
+    return control
+
+
+def wal_end(wal_directory, segment_bytes):
+    """The address of the last WAL page that was written, and its timeline, from the pages themselves.
+
+    A recycled segment already has its new name while its pages still carry their old address:
+    that is how the end is told. The granularity is one page of 8 kB.
+    """
+    def page_address(stream, number):
+        stream.seek(number * WAL_PAGE_BYTES)
+        header = stream.read(16)
+        if len(header) < 16:
+            return None
+        # xlp_magic, xlp_info, xlp_tli, xlp_pageaddr (access/xlog_internal.h), in the host's byte order
+        return struct.unpack("=HHIQ", header)[3]
+
+    try:
+        names = [name for name in os.listdir(wal_directory) if WAL_NAME.match(name)]
+    except OSError:
+        return None, None
+    per_log = 0x100000000 // segment_bytes
+    for name in sorted(names, key=lambda n: (n[8:], n[:8]), reverse=True):
+        start = (int(name[8:16], 16) * per_log + int(name[16:24], 16)) * segment_bytes
+        with open(os.path.join(wal_directory, name), "rb") as stream:
+            if page_address(stream, 0) != start:
+                continue
+            low, high = 0, segment_bytes // WAL_PAGE_BYTES - 1
+            while low < high:
+                middle = (low + high + 1) // 2
+                if page_address(stream, middle) == start + middle * WAL_PAGE_BYTES:
+                    low = middle
+                else:
+                    high = middle - 1
+        end = start + low * WAL_PAGE_BYTES
+        return "%X/%X" % (end >> 32, end & 0xFFFFFFFF), int(name[:8], 16)
+    return None, None
+
+
+def read_history(wal_directory, timeline):
+    """Where each earlier timeline was left, as the node's own history file tells: [[timeline, lsn], ...]."""
+    history = []
+    for line in read_text(os.path.join(wal_directory, "%08X.history" % timeline)).splitlines():
+        fields = line.split("#")[0].split()
+        if len(fields) >= 2 and fields[0].isdigit():
+            history.append([int(fields[0]), fields[1]])
+    return history
+
+
+def postmaster(data_directory):
+    """The pid of the server that runs on this directory, found among the processes, or None.
+
+    postmaster.pid is not asked: it survives a crash, and it is gone with a directory that was moved away.
+    """
+    wanted = os.path.normpath(data_directory)
+    for path in glob.glob("/proc/[0-9]*/cmdline"):
+        argv = read_text(path).split("\0")
+        if os.path.basename(argv[0]) not in ("postgres", "postmaster") or "-D" not in argv[:-1]:
+            continue
+        if os.path.normpath(argv[argv.index("-D") + 1]) == wanted:
+            return int(path.split("/")[2])
+    return None
+
+
+def query(module, database, sql):
+    """The JSON that one query returns over the socket, as the server's own user; (None, why) otherwise."""
+    options = module.params
+    code, output, error = run(module, [
+        "runuser", "-u", options["user"], "--", "psql", "-XAtqw", "-v", "ON_ERROR_STOP=1",
+        "-h", options["socket_directory"], "-p", str(options["port"]), "-d", database, "-f", "-"], sql)
+    if code != 0:
+        return None, " ".join((error or output).split())
+    return json.loads(output), ""
+
+
+def read_instance(module):
+    """The data directory, what its control file says, and the server that runs on it."""
+    directory = module.params["data_directory"]
+    wal_directory = os.path.join(directory, "pg_wal")
+    found = {"data_directory": directory, "control": {}, "server": {}, "server_error": "", "signals": [], "tables": []}
+    try:
+        names = sorted(os.listdir(directory))
+    except FileNotFoundError:
+        names = None
+    except NotADirectoryError:
+        names = [os.path.basename(directory)]
+    if not names:
+        found["data_directory_state"] = "absent" if names is None else "empty"
+    else:
+        code, output, error = run(module, [program(module.params["version"], "pg_controldata"), "-D", directory])
+        control = parse_control(output)
+        # A wrong checksum is only a warning to pg_controldata; to us the file is not valid.
+        if code == 0 and control.get("system_identifier") and "WARNING" not in output + error:
+            found["data_directory_state"] = "cluster"
+            found["control"] = control
+        elif code == 127:
+            found["data_directory_state"] = "unreadable"
+        else:
+            trace = {"PG_VERSION", "base", "global", "pg_wal", "backup_label"}
+            found["data_directory_state"] = "incomplete" if trace.intersection(names) else "foreign"
+    if found["control"]:
+        found["signals"] = [name for name in ("recovery.signal", "standby.signal") if name in names]
+        end, end_timeline = wal_end(wal_directory, found["control"]["wal_segment_bytes"])
+        found["wal_end_lsn"] = end
+        found["timeline"] = max(found["control"]["checkpoint_timeline"],
+                                found["control"].get("minimum_recovery_timeline") or 0, end_timeline or 0)
+        found["history"] = read_history(wal_directory, found["timeline"])
+    found["pid"] = postmaster(directory)
+    found["running"] = found["pid"] is not None
+    if found["running"]:
+        server, found["server_error"] = query(module, "postgres", SERVER_QUERY)
+        found["server"] = server or {}
+        if server:
+            found["timeline"] = server["timeline"]
+            found["history"] = read_history(wal_directory, server["timeline"])
+        if server and module.params["database"]:
+            tables, found["tables_error"] = query(module, module.params["database"], TABLES_QUERY)
+            found["tables"] = tables or []
+    return found
+
+
+def listening_sockets(ports):
+    """{socket inode: port} of the wanted ports that somebody listens on."""
+    inodes = {}
+    for path in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in read_text(path).splitlines()[1:]:
+            fields = line.split()
+            port = int(fields[1].rpartition(":")[2], 16)
+            if fields[3] == "0A" and port in ports:
+                inodes[fields[9]] = port
+    return inodes
+
+
+def port_owners(ports):
+    """{port: {pid, process, unit}} of those of the ports that are open."""
+    inodes = listening_sockets(set(ports))
+    owners = {str(port): {"pid": 0, "process": "an unknown process", "unit": ""} for port in inodes.values()}
+    if not inodes:
+        return owners
+    # Ascending, so that of a server and its children the server is named.
+    for pid in sorted((int(name) for name in os.listdir("/proc") if name.isdigit())):
+        try:
+            links = [os.readlink(path) for path in glob.glob("/proc/%d/fd/*" % pid)]
+        except OSError:
+            continue
+        for link in links:
+            port = inodes.get(link[8:-1]) if link.startswith("socket:[") else None
+            if port is None or owners[str(port)]["pid"]:
+                continue
+            argv = [word for word in read_text("/proc/%d/cmdline" % pid).split("\0") if word]
+            units = re.findall(r"([^/\n]+)\.service", read_text("/proc/%d/cgroup" % pid))
+            owners[str(port)] = {
+                "pid": pid,
+                "process": os.path.basename(argv[0]) if argv else read_text("/proc/%d/comm" % pid).strip(),
+                "unit": units[-1] if units else "",
+            }
+    return owners
+
+
+def free_bytes(path):
+    """Free bytes for an ordinary user where this path is, or will be."""
+    while not os.path.isdir(path) and path != "/":
+        path = os.path.dirname(path)
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "data_directory": {"type": "path"},
+            "version": {"type": "str", "default": "17"},
+            "port": {"type": "int", "default": 5432},
+            "socket_directory": {"type": "path", "default": "/var/run/postgresql"},
+            "user": {"type": "str", "default": "postgres"},
+            "database": {"type": "str", "default": ""},
+            "ports": {"type": "list", "elements": "int", "default": []},
+            "directories": {"type": "list", "elements": "path", "default": []},
+        },
+        supports_check_mode=True,
+    )
+    result = {
+        "changed": False,
+        "ports": port_owners(module.params["ports"]),
+        "free_bytes": {path: free_bytes(path) for path in module.params["directories"]},
+    }
+    if module.params["data_directory"]:
+        result.update(read_instance(module))
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
