@@ -1,0 +1,162 @@
+"""A running fleet, for tests: its inventory resolved, its nodes reached over SSH, its servers asked."""
+
+import functools
+import json
+import re
+import shlex
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import testinfra
+from testinfra.host import Host
+from testinfra.utils.ansible_runner import AnsibleRunner
+
+from helpers.inventory import Inventory
+from helpers.repository import roles
+
+T = TypeVar("T")
+
+
+class SqlError(Exception):
+    """A statement that the server refused: its SQLSTATE and what it said."""
+
+    def __init__(self, node: str, sqlstate: str, message: str) -> None:
+        super().__init__(f"{node}: {sqlstate} {message}")
+        self.sqlstate = sqlstate
+
+
+class Variables(Mapping[str, Any]):
+    """The variables of one node, the roles' defaults below them, each resolved when it is asked for."""
+
+    def __init__(self, inventory: Inventory, node: str) -> None:
+        self._inventory = inventory
+        self._written = inventory.variables(node, roles=roles())
+
+    def __getitem__(self, name: str) -> Any:
+        return self._inventory.resolve(self._written[name], self._written)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._written)
+
+    def __len__(self) -> int:
+        return len(self._written)
+
+
+class Fleet:
+    """The nodes of one inventory. Everything that is asked of a node goes over one SSH connection to it, as root."""
+
+    def __init__(self, inventory: str) -> None:
+        self._option = inventory
+        self._sockets = tempfile.TemporaryDirectory(prefix="pgfleet-ssh-")
+        self.inventory = Inventory(*(Path(source).resolve() for source in inventory.split(",")))
+        # testinfra reads `ansible-inventory --list`, which does not resolve templates: hand it what it would read if it did.
+        AnsibleRunner.get_runner(inventory).inventory = {
+            "_meta": {"hostvars": {name: self._reached_by(name) for name in self.inventory.hosts}},
+            **{group: {"hosts": nodes} for group, nodes in self.inventory.groups.items()},
+        }
+
+    def _reached_by(self, name: str) -> dict[str, Any]:
+        known = self.inventory.variables(name)
+        reached = {
+            key: self.inventory.resolve(known[key], known)
+            for key in ("ansible_host", "ansible_port", "ansible_user", "ansible_connection",
+                        "ansible_ssh_private_key_file", "ansible_ssh_common_args")
+            if key in known
+        }
+        common = reached.get("ansible_ssh_common_args", "")
+        reached["ansible_ssh_common_args"] = f"{common} -o ControlPath={self._sockets.name}/%C".strip()
+        return {**reached, "ansible_become": True}
+
+    def close(self) -> None:
+        """End the shared connections."""
+        for socket in Path(self._sockets.name).iterdir():
+            subprocess.run(["ssh", "-o", f"ControlPath={socket}", "-O", "exit", "any"], capture_output=True, check=False)
+        self._sockets.cleanup()
+
+    def group(self, name: str) -> list[str]:
+        """The names of a group's nodes; empty when the inventory has no such group."""
+        return self.inventory.groups.get(name, [])
+
+    def node(self, name: str) -> Host:
+        return testinfra.get_host(f"ansible://{name}", ansible_inventory=self._option)
+
+    @functools.cache
+    def variables(self, name: str) -> Variables:
+        return Variables(self.inventory, name)
+
+    @functools.cached_property
+    def secrets(self) -> dict[str, str]:
+        """{name: value} of every secret the inventory knows; never print it."""
+        known = self.variables(self.inventory.hosts[0])
+        return {name: str(known[name]) for name in known if name.startswith("secret_")}
+
+    def psql(self, name: str, statement: str, *, database: str = "postgres", role: str | None = None) -> list[list[str]]:
+        """The rows of a statement, run over the node's socket as its superuser, optionally as another role.
+
+        Raises SqlError when the server refuses. NULL is an empty string; each statement has 30 s.
+        """
+        port = self.variables(name)["postgresql_port"]
+        command = f"cd / && PGOPTIONS='-c statement_timeout=30s' psql -XqAt -F $'\\x1f' -v ON_ERROR_STOP=1 -v VERBOSITY=verbose -p {port}"
+        text = (f"SET ROLE {role};\n" if role else "") + statement
+        # Quoted twice by hand: the statement travels on standard input, whatever characters it holds.
+        done = self.node(name).run(
+            "printf %%s %s | sudo -u postgres bash -c %s", text, f"{command} -d {shlex.quote(database)}"
+        )
+        if done.rc != 0:
+            refused = re.search(r"(?:ERROR|FATAL): +(\w{5}): (.*)", done.stderr)
+            raise SqlError(name, *(refused.groups() if refused else ("?????", done.stderr.strip())))
+        return [line.split("\x1f") for line in done.stdout.splitlines() if line]
+
+    def value(self, name: str, statement: str, *, database: str = "postgres", role: str | None = None) -> str:
+        """The one value of a statement that has one."""
+        rows = self.psql(name, statement, database=database, role=role)
+        assert len(rows) == 1 and len(rows[0]) == 1, f"{name}: {len(rows)} rows instead of one value: {statement}"
+        return rows[0][0]
+
+    @functools.cached_property
+    def roles(self) -> dict[str, str]:
+        """{database node: "primary" or "replica"}, as the running servers say."""
+        return {
+            name: "replica" if self.value(name, "SELECT pg_is_in_recovery()") == "t" else "primary"
+            for name in self.group("postgres_cluster")
+        }
+
+    @property
+    def primary(self) -> str:
+        writable = [name for name, role in self.roles.items() if role == "primary"]
+        assert len(writable) == 1, f"writable nodes: {writable or 'none'}"
+        return writable[0]
+
+    @property
+    def replicas(self) -> list[str]:
+        return [name for name, role in self.roles.items() if role == "replica"]
+
+    def fetch(self, name: str, url: str) -> tuple[int, str]:
+        """Status and body of a GET, sent from the node itself; (0, reason) when nothing answers."""
+        script = (
+            "import json, sys, urllib.request, urllib.error\n"
+            "try:\n"
+            "    with urllib.request.urlopen(sys.argv[1], timeout=10) as answer:\n"
+            "        print(json.dumps([answer.status, answer.read().decode()]))\n"
+            "except urllib.error.HTTPError as error:\n"
+            "    print(json.dumps([error.code, error.read().decode()]))\n"
+            "except OSError as error:\n"
+            "    print(json.dumps([0, str(error)]))\n"
+        )
+        status, body = json.loads(self.node(name).check_output("python3 -c %s %s", script, url))
+        return status, body
+
+
+def eventually(question: Callable[[], T], *, seconds: float, what: str) -> T:
+    """The first true answer to a question, asked until the deadline; then an AssertionError that says what was awaited."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = question()
+        if answer:
+            return answer
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what} (last answer: {answer!r})"
+        time.sleep(0.1)
