@@ -1,0 +1,233 @@
+"""Where the servers are and which limits hold: from ``PGROUTE_*`` or from a DSN.
+
+Passwords are never part of it: libpq reads them from the passfile.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pgroute.errors import ConfigurationError
+
+_PREFIX = "PGROUTE_"
+_DEFAULT_PORT = 5432
+_OWN_BUSINESS = {"target_session_attrs", "load_balance_hosts", "options", "connect_timeout"}
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One server: the name it is spoken of by, and where it is."""
+
+    name: str
+    host: str
+    port: int
+
+
+class Settings(BaseModel):
+    """Everything that can be set. Sizes in bytes, times in seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    nodes: str = Field("", description="pg1=10.0.0.1:5432,pg2=10.0.0.2 (name and port optional)")
+    dsn: str = Field("", description="instead of nodes: a DSN with one or several hosts")
+    database: str = ""
+    write_user: str = ""
+    read_user: str = Field("", description="the user of reads; write_user when empty")
+    passfile: Path | None = Field(None, description="libpq passfile; libpq's default when unset")
+    policy: Literal["round_robin", "random"] = "round_robin"
+    max_lag_bytes: int = Field(16 * 1024 * 1024, ge=0)
+    refresh_interval_seconds: float = Field(1.0, ge=0.05, le=60)
+    probe_timeout_seconds: float = Field(1.0, ge=0.05, le=60)
+    connect_timeout_seconds: int = Field(3, ge=2, le=60)
+    checkout_timeout_seconds: float = Field(5.0, gt=0, le=600)
+    operation_timeout_seconds: float = Field(60.0, gt=0, le=86400)
+    token_timeout_seconds: float = Field(1.0, ge=0, le=600)
+    pool_min_size: int = Field(1, ge=0, le=1000)
+    pool_max_size: int = Field(10, ge=1, le=1000)
+    application_name: str = "pgroute"
+    listen_address: str = "127.0.0.1"
+    listen_port: int = Field(8080, ge=1, le=65535)
+    heartbeat_seconds: float = Field(0.0, ge=0, le=3600, description="0: the service sends none")
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
+        """Settings of the ``PGROUTE_*`` variables. ConfigurationError names the wrong one."""
+        environment = os.environ if environment is None else environment
+        values: dict[str, Any] = {}
+        for variable, value in environment.items():
+            if not variable.startswith(_PREFIX):
+                continue
+            field = variable.removeprefix(_PREFIX).lower()
+            if field not in cls.model_fields:
+                known = [_PREFIX + name.upper() for name in cls.model_fields]
+                near = difflib.get_close_matches(variable, known, n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise ConfigurationError(f"{variable} is not a setting of pgroute{hint}")
+            values[field] = value
+        return cls.make(**values)
+
+    @classmethod
+    def from_dsn(cls, dsn: str, **options: Any) -> Self:
+        """Settings of a DSN such as ``postgresql://app@pg1,pg2,pg3/app``, and further fields."""
+        return cls.make(dsn=dsn, **options)
+
+    @classmethod
+    def make(cls, **values: Any) -> Self:
+        """Settings of exactly these fields. ConfigurationError names the first wrong one."""
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "configuration"
+            raise ConfigurationError(f"{where}: {first['msg']}") from None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if bool(self.nodes) == bool(self.dsn):
+            raise ConfigurationError("set exactly one of PGROUTE_NODES and PGROUTE_DSN")
+        if self.pool_min_size > self.pool_max_size:
+            raise ConfigurationError("pool_min_size is greater than pool_max_size")
+        for value, what in (
+            (self.database_name, "database"),
+            (self.writer, "write_user"),
+            (self.members, "nodes"),
+        ):
+            if not value:
+                raise ConfigurationError(f"no {what} given: set {_PREFIX}{what.upper()}")
+        if self.passfile is not None:
+            check_passfile(self.passfile)
+        return self
+
+    @cached_property
+    def _dsn(self) -> dict[str, str]:
+        try:
+            parts = {key: str(value) for key, value in conninfo_to_dict(self.dsn).items()}
+        except ProgrammingError as error:
+            raise ConfigurationError(f"the DSN cannot be read: {str(error).strip()}") from None
+        if "password" in parts:
+            raise ConfigurationError("the DSN holds a password: put it into a passfile instead")
+        if mine := sorted(_OWN_BUSINESS & parts.keys()):
+            raise ConfigurationError(f"the DSN sets {mine[0]}, which pgroute decides itself")
+        return parts
+
+    @cached_property
+    def members(self) -> tuple[Node, ...]:
+        """The servers, in the order they were given."""
+        found = _parse_dsn_hosts(self._dsn) if self.dsn else _parse_nodes(self.nodes)
+        names = [node.name for node in found]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ConfigurationError(f"the node {min(twice)} is given twice")
+        return found
+
+    @property
+    def database_name(self) -> str:
+        """The database to connect to."""
+        return self.database or self._dsn.get("dbname", "")
+
+    @property
+    def writer(self) -> str:
+        """The user of write connections."""
+        return self.write_user or self._dsn.get("user", "")
+
+    @property
+    def reader(self) -> str:
+        """The user of read connections."""
+        return self.read_user or self.writer
+
+    def connection(self, node: Node, *, user: str, read_only: bool) -> dict[str, Any]:
+        """libpq parameters of a connection to one server; every wait in it has an end."""
+        milliseconds = int(self.operation_timeout_seconds * 1000)
+        settings = {
+            "statement_timeout": milliseconds,
+            "idle_in_transaction_session_timeout": milliseconds,
+            "default_transaction_read_only": "on" if read_only else "off",
+        }
+        skip = {"host", "port", "dbname", "user", "hostaddr"}
+        extra = {key: value for key, value in self._dsn.items() if key not in skip}
+        if self.passfile is not None:
+            extra["passfile"] = str(self.passfile)
+        return {
+            "application_name": self.application_name,
+            **extra,
+            "host": node.host,
+            "port": node.port,
+            "dbname": self.database_name,
+            "user": user,
+            "connect_timeout": self.connect_timeout_seconds,
+            "keepalives": 1,
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 10_000,
+            "options": " ".join(f"-c {name}={value}" for name, value in settings.items()),
+        }
+
+
+def check_passfile(path: Path) -> None:
+    """ConfigurationError unless libpq will read this file; libpq itself would say nothing."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise ConfigurationError(f"the passfile {path}: {error.strerror}") from None
+    if not stat.S_ISREG(mode):
+        raise ConfigurationError(f"the passfile {path} is not a file")
+    if mode & 0o077:
+        raise ConfigurationError(f"the passfile {path} can be read by others: chmod 0600 it")
+    if not os.access(path, os.R_OK):
+        raise ConfigurationError(f"the passfile {path} cannot be read by this user")
+
+
+def _parse_nodes(text: str) -> tuple[Node, ...]:
+    nodes = []
+    for item in text.split(","):
+        name, equals, address = item.strip().partition("=")
+        if not equals:
+            name, address = "", name
+        host, port = _host_and_port(address, item)
+        nodes.append(Node(name or host, host, port))
+    return tuple(nodes)
+
+
+def _host_and_port(address: str, item: str) -> tuple[str, int]:
+    if address.startswith("["):  # [2001:db8::1]:5432
+        host, _, rest = address[1:].partition("]")
+        port = rest.removeprefix(":")
+    else:
+        host, _, port = address.partition(":")
+    if not host or (port and not port.isdecimal()):
+        raise ConfigurationError(f"not a node: {item.strip()!r}; write name=host:port")
+    return host, _port(port)
+
+
+def _port(text: str) -> int:
+    port = int(text) if text else _DEFAULT_PORT
+    if not 0 < port < 65536:
+        raise ConfigurationError(f"not a port: {port}")
+    return port
+
+
+def _parse_dsn_hosts(parts: Mapping[str, str]) -> tuple[Node, ...]:
+    hosts = parts.get("host", "").split(",")
+    if not all(hosts):
+        raise ConfigurationError("the DSN names no host, or an empty one")
+    ports = parts.get("port", "").split(",")
+    if len(ports) == 1:
+        ports *= len(hosts)
+    if len(ports) != len(hosts):
+        raise ConfigurationError(f"the DSN has {len(hosts)} hosts and {len(ports)} ports")
+    shared = len(set(hosts)) < len(hosts)
+    return tuple(
+        Node(f"{host}:{_port(port)}" if shared else host, host, _port(port))
+        for host, port in zip(hosts, ports, strict=True)
+    )

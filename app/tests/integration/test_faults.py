@@ -1,0 +1,159 @@
+"""Routing while servers are frozen, killed, promoted and brought back."""
+
+from __future__ import annotations
+
+import time
+
+import psycopg
+import pytest
+
+from pgroute import NoPrimary, NoReadableNode, Role, Router, SplitBrain, new_key
+
+from .conftest import NAMES, Servers, eventually, whole
+
+pytestmark = pytest.mark.integration
+
+
+def write(router: Router, name: str) -> str:
+    with router.write() as connection:
+        connection.execute("insert into tbl_users values (%s, %s)", (new_key(), name))
+        return connection.node
+
+
+def read(router: Router) -> str:
+    with router.read() as connection:
+        connection.execute("select 1")
+        return connection.node
+
+
+def test_frozen_replica_is_left_out(servers: Servers, router: Router) -> None:
+    servers.signal("pg2", "STOP")
+    try:
+        eventually(lambda: router.topology.replicas == ("pg3",), what="pg2 left out", seconds=2)
+        assert {read(router) for _ in range(4)} == {"pg3"}
+    finally:
+        servers.signal("pg2", "CONT")
+    eventually(lambda: whole(router), what="pg2 back")
+
+
+def test_query_on_a_frozen_server_ends_at_its_deadline(servers: Servers, router: Router) -> None:
+    with router.read(node="pg2"):
+        pass
+    started = time.monotonic()
+    try:
+        with (  # noqa: PT012
+            pytest.raises(psycopg.OperationalError),
+            router.read(node="pg2", timeout=0.5) as connection,
+        ):
+            servers.signal("pg2", "STOP")
+            connection.execute("select 1")
+    finally:
+        servers.signal("pg2", "CONT")
+    assert time.monotonic() - started < 5
+    eventually(lambda: whole(router), what="pg2 back")
+
+
+def test_reads_fall_back_to_the_primary(servers: Servers, router: Router) -> None:
+    for name in NAMES[1:]:
+        servers.stop(name)
+    try:
+        eventually(lambda: not router.topology.replicas, what="both replicas gone")
+        assert read(router) == "pg1"
+    finally:
+        for name in NAMES[1:]:
+            servers.start(name)
+    eventually(lambda: whole(router), what="both replicas back")
+
+
+def test_replica_that_no_longer_streams_is_not_healthy(servers: Servers, router: Router) -> None:
+    conninfo = servers.sql("pg2", "show primary_conninfo").replace("'", "''")
+    change = "alter system set primary_conninfo = '{}'; "
+    servers.sql("pg2", change.format(""))
+    servers.sql("pg2", "select pg_reload_conf()")
+    try:
+        eventually(lambda: router.topology.replicas == ("pg3",), what="pg2 left out")
+        state = router.topology.node("pg2")
+        assert state is not None
+        assert state.state == "not streaming"
+    finally:
+        servers.sql("pg2", change.format(conninfo))
+        servers.sql("pg2", "select pg_reload_conf()")
+    eventually(lambda: whole(router), what="pg2 streaming again")
+
+
+def test_dead_idle_connections_are_not_handed_out(servers: Servers, router: Router) -> None:
+    write(router, "before the restart")
+    read(router)
+    servers.stop("pg1")
+    servers.start("pg1")
+    assert write(router, "after the restart") == "pg1"
+    eventually(lambda: whole(router), what="replicas stream again")
+
+
+def test_no_primary_is_said_within_the_deadline(servers: Servers) -> None:
+    with Router(servers.settings(checkout_timeout_seconds=0.5)) as router:
+        servers.stop("pg1")
+        try:
+            with pytest.raises(NoPrimary, match="pg1") as raised:
+                write(router, "nobody")
+            eventually(lambda: not router.topology.replicas, what="lag is unknown")
+            with pytest.raises(NoReadableNode):
+                read(router)
+        finally:
+            servers.start("pg1")
+        assert "pg2 is a replica" in str(raised.value)
+        eventually(lambda: whole(router), what="all well again")
+
+
+def test_writes_follow_a_promotion_and_never_return(expendable: Servers) -> None:
+    servers = expendable
+    with Router(
+        servers.settings(),
+    ) as router:
+        eventually(lambda: whole(router), what="all well")
+        assert write(router, "timeline 1") == "pg1"
+        servers.stop("pg1")
+        servers.sql("pg2", "select pg_promote()")
+        assert write(router, "timeline 2") == "pg2"
+
+        servers.start("pg1")  # the old primary is back, and writable
+        eventually(
+            lambda: any(s.role is Role.FENCED for s in router.topology.nodes), what="pg1 fenced"
+        )
+        assert {write(router, "fenced") for _ in range(20)} == {"pg2"}
+
+        servers.stop("pg2")  # even alone it is not the primary
+        eventually(lambda: router.topology.primary is None, what="nobody to write to")
+        state = router.topology.node("pg1")
+        assert state is not None
+        assert state.role is Role.FENCED
+        assert (
+            servers.sql(
+                "pg1", "select count(*) from tbl_users where first_name = 'fenced'", database="app"
+            )
+            == "0"
+        )
+
+
+def test_two_primaries_on_one_timeline_refuse_writes(expendable: Servers) -> None:
+    servers = expendable
+    with Router(servers.settings()) as router:
+        eventually(lambda: whole(router), what="all well")
+        servers.stop("pg1")
+        servers.sql("pg2", "select pg_promote()")
+        servers.sql("pg3", "select pg_promote()")
+        eventually(lambda: bool(router.topology.split), what="the split is seen")
+        with pytest.raises(SplitBrain, match="pg2 and pg3 are both writable"):
+            write(router, "which one")
+
+
+def test_stale_write_connection_is_refused_by_its_server_once(expendable: Servers) -> None:
+    """The primary becomes a replica between two polls: the router asks again by itself."""
+    servers = expendable
+    with Router(servers.settings(refresh_interval_seconds=30)) as router:
+        eventually(lambda: router.refresh().primary == "pg1", what="all well")
+        assert write(router, "before") == "pg1"
+        servers.stop("pg1")
+        servers.sql("pg2", "select pg_promote()")
+        servers.clone("pg1", upstream="pg2")
+        assert write(router, "after") == "pg2"

@@ -1,0 +1,187 @@
+"""Routing over real servers that are all well."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+from psycopg.errors import ReadOnlySqlTransaction
+
+from pgroute import (
+    ForeignToken,
+    NodeUnavailable,
+    Role,
+    Router,
+    Settings,
+    Token,
+    TokenNotReached,
+    new_key,
+)
+
+from .conftest import Servers, eventually, port, whole
+
+pytestmark = pytest.mark.integration
+
+
+def count(connection: psycopg.Connection[tuple[int]], name: str) -> int:
+    row = connection.execute(
+        "select count(*) from tbl_users where first_name = %s", (name,)
+    ).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def write(router: Router, name: str) -> None:
+    with router.write() as connection:
+        connection.execute("insert into tbl_users values (%s, %s)", (new_key(), name))
+
+
+def test_topology_is_what_the_servers_say(router: Router) -> None:
+    assert router.topology.primary == "pg1"
+    assert router.topology.replicas == ("pg2", "pg3")
+    assert {state.timeline for state in router.topology.nodes} == {1}
+    assert all(state.lag_bytes is not None for state in router.topology.nodes)
+
+
+def test_write_goes_to_the_primary_and_commits(router: Router) -> None:
+    with router.write() as connection:
+        assert connection.node == "pg1"
+        connection.execute("insert into tbl_users values (%s, 'committed')", (new_key(),))
+    with router.read(node="pg1") as connection:
+        assert count(connection, "committed") == 1
+
+
+def test_write_is_rolled_back_when_the_block_raises(router: Router) -> None:
+    with pytest.raises(ZeroDivisionError), router.write() as connection:  # noqa: PT012
+        connection.execute("insert into tbl_users values (%s, 'undone')", (new_key(),))
+        raise ZeroDivisionError
+    with router.read(node="pg1") as connection:
+        assert count(connection, "undone") == 0
+
+
+def test_reads_take_turns_over_the_replicas(router: Router) -> None:
+    seen = []
+    for _ in range(4):
+        with router.read() as connection:
+            seen.append(connection.node)
+    assert sorted(seen) == ["pg2", "pg2", "pg3", "pg3"]
+
+
+def test_reads_and_writes_use_their_own_roles(router: Router) -> None:
+    with router.read() as connection:
+        assert connection.execute("select current_user").fetchone() == ("app_ro",)
+    with router.write() as connection:
+        assert connection.execute("select current_user").fetchone() == ("app_rw",)
+
+
+def test_read_connection_refuses_writes_even_on_the_primary(servers: Servers) -> None:
+    with (
+        Router(servers.settings(read_user="app_rw")) as router,
+        router.read(node="pg1") as connection,
+        pytest.raises(ReadOnlySqlTransaction) as raised,
+    ):
+        connection.execute("insert into tbl_users values (%s, 'no')", (new_key(),))
+    assert connection.node == "pg1"
+    assert "25006" in str(raised.value.sqlstate)
+
+
+def test_reads_your_writes_with_a_token(router: Router) -> None:
+    stale = 0
+    for turn in range(200):
+        write(router, f"token {turn}")
+        token = Token.parse(str(router.token()))
+        with router.read(after=token, token_timeout=5) as connection:
+            assert connection.node != "pg1"
+            stale += count(connection, f"token {turn}") != 1
+    assert stale == 0
+
+
+def test_token_beyond_the_deadline_goes_to_the_primary(servers: Servers, router: Router) -> None:
+    for name in ("pg2", "pg3"):
+        servers.sql(name, "select pg_wal_replay_pause()")
+    try:
+        write(router, "late")
+        token = router.token()
+        with router.read(after=token, token_timeout=0.1) as connection:
+            assert connection.node == "pg1"
+            assert count(connection, "late") == 1
+        with (
+            pytest.raises(TokenNotReached, match="pg2 has replayed"),
+            router.read(node="pg2", after=token, token_timeout=0.1),
+        ):
+            pass
+    finally:
+        for name in ("pg2", "pg3"):
+            servers.sql(name, "select pg_wal_replay_resume()")
+
+
+def test_token_of_another_cluster_is_refused(router: Router) -> None:
+    with pytest.raises(ForeignToken), router.read(after=Token(1, 1, 0)):
+        pass
+
+
+def test_replica_behind_the_limit_is_not_read(servers: Servers) -> None:
+    with Router(servers.settings(max_lag_bytes=100_000)) as router:
+        eventually(lambda: whole(router), what="two healthy replicas")
+        servers.sql("pg2", "select pg_wal_replay_pause()")
+        try:
+            servers.sql("pg1", "select pg_logical_emit_message(false, 'x', repeat('x', 200000))")
+            eventually(lambda: router.topology.replicas == ("pg3",), what="pg2 found lagging")
+        finally:
+            servers.sql("pg2", "select pg_wal_replay_resume()")
+        eventually(lambda: whole(router), what="pg2 caught up")
+
+
+def test_dsn_with_several_hosts_finds_the_primary(servers: Servers) -> None:
+    ports = ",".join(str(port(name)) for name in ("pg3", "pg2", "pg1"))
+    settings = Settings.from_dsn(
+        f"postgresql://app_rw@127.0.0.1,127.0.0.1,127.0.0.1:{port('pg1')}/app".replace(
+            f":{port('pg1')}", ""
+        )
+        + f"?port={ports}",
+        passfile=servers.passfile,
+    )
+    with Router(settings) as router, router.write() as connection:
+        assert connection.node == f"127.0.0.1:{port('pg1')}"
+
+
+def test_unknown_node_is_refused(router: Router) -> None:
+    with pytest.raises(NodeUnavailable, match="there is no node pg9"), router.read(node="pg9"):
+        pass
+
+
+def test_wrong_password_is_said_in_one_line(servers: Servers) -> None:
+    passfile = servers.passfile.with_name("wrong")
+    passfile.touch(mode=0o600)
+    passfile.write_text("*:*:app:app_rw:wrong\n*:*:app:app_ro:ro-for-tests\n")
+    settings = servers.settings(passfile=passfile, checkout_timeout_seconds=0.3)
+    with (
+        Router(settings) as router,
+        pytest.raises(NodeUnavailable, match=r"pg1: .*password authentication failed"),
+        router.write(),
+    ):
+        pass
+
+
+def test_exhausted_pool_is_said_with_its_limit(servers: Servers) -> None:
+    settings = servers.settings(pool_max_size=1, checkout_timeout_seconds=0.2)
+    with (
+        Router(settings) as router,
+        router.write(),
+        pytest.raises(NodeUnavailable, match=r"pg1: no free connection within .*1 at most"),
+        router.write(),
+    ):
+        pass
+
+
+def test_close_gives_every_connection_back(servers: Servers) -> None:
+    with Router(servers.settings(application_name="closing")) as router:
+        write(router, "closing")
+        with router.read():
+            pass
+    query = "select count(*) from pg_stat_activity where application_name = 'closing'"
+    for name in ("pg1", "pg2", "pg3"):
+        eventually(lambda name=name: servers.sql(name, query) == "0", what=f"{name} is let go")
+
+
+def test_no_role_is_foreign_or_fenced_here(router: Router) -> None:
+    assert {state.role for state in router.topology.nodes} == {Role.PRIMARY, Role.REPLICA}
