@@ -1,0 +1,115 @@
+#!/usr/bin/python
+"""Write several whole files, and the directories they live in, with one call."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: managed_files
+short_description: Write several whole files with one call
+description:
+  - Makes directories and writes files, each whole and atomically, in the order given.
+  - One call costs what a loop of ten template tasks costs once.
+options:
+  directories:
+    description: Directories to make. Keys are path, mode, owner and group.
+    type: list
+    elements: dict
+    default: []
+  files:
+    description: Files to write. Keys are path, content, mode, owner and group.
+    type: list
+    elements: dict
+    default: []
+author:
+  - pgfleet
+"""
+
+RETURN = r"""
+changed_paths:
+  description: What was written, or would be in check mode.
+  returned: always
+  type: list
+  elements: str
+created_paths:
+  description: Those of them that were not there before.
+  returned: always
+  type: list
+  elements: str
+"""
+
+import os
+import tempfile
+
+from ansible.module_utils.basic import AnsibleModule
+
+ATTRIBUTES = {"path": {"type": "str", "required": True},
+              "mode": {"type": "str", "required": True},
+              "owner": {"type": "str", "default": "root"},
+              "group": {"type": "str", "default": "root"}}
+
+
+def attributes(item: dict) -> dict:
+    return {"path": item["path"], "mode": item["mode"], "owner": item["owner"], "group": item["group"],
+            "secontext": [None, None, None], "attributes": None}
+
+
+def read(path: str) -> bytes | None:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
+def make_directory(module: AnsibleModule, item: dict) -> bool:
+    missing = not os.path.isdir(item["path"])
+    if missing and not module.check_mode:
+        os.makedirs(item["path"], mode=0o755)
+    if missing and module.check_mode:
+        return True
+    return module.set_fs_attributes_if_different(attributes(item), missing)
+
+
+def write_file(module: AnsibleModule, item: dict, diffs: list[dict]) -> bool:
+    path, wanted = item["path"], item["content"].encode()
+    found = read(path)
+    differs = found != wanted
+    if differs:
+        diffs.append({"before_header": path, "after_header": path,
+                      "before": (found or b"").decode(errors="replace"), "after": item["content"]})
+    if differs and module.check_mode:
+        return True
+    if differs:
+        # Owner and mode go on before the rename: a secret is never readable, not even for a moment.
+        handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".managed-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(wanted)
+                os.fsync(file.fileno())
+            module.set_fs_attributes_if_different({**attributes(item), "path": temporary}, True)
+            os.replace(temporary, path)
+        finally:
+            if os.path.exists(temporary):
+                os.unlink(temporary)
+    return module.set_fs_attributes_if_different(attributes(item), differs)
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "directories": {"type": "list", "elements": "dict", "default": [], "options": ATTRIBUTES},
+            "files": {"type": "list", "elements": "dict", "default": [],
+                      "options": {**ATTRIBUTES, "content": {"type": "str", "required": True}}},
+        },
+        supports_check_mode=True,
+    )
+    diffs: list[dict] = []
+    missing = {item["path"] for item in module.params["directories"] + module.params["files"] if not os.path.exists(item["path"])}
+    changed = [item["path"] for item in module.params["directories"] if make_directory(module, item)]
+    changed += [item["path"] for item in module.params["files"] if write_file(module, item, diffs)]
+    module.exit_json(changed=bool(changed), changed_paths=changed,
+                     created_paths=sorted(missing), diff=diffs)
+
+
+if __name__ == "__main__":
+    main()
