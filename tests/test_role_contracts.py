@@ -1,5 +1,6 @@
 """Every role says what it takes, takes what it says, and keeps to itself."""
 
+import itertools
 import re
 from typing import Any
 
@@ -111,19 +112,15 @@ def test_role_describes_every_option(role: str) -> None:
 
 @every_role
 def test_role_default_stands_under_a_sentence(role: str) -> None:
-    lines = (ROOT / "roles" / role / "defaults/main.yml").read_text().splitlines()
+    blocks = (ROOT / "roles" / role / "defaults/main.yml").read_text().split("\n\n")
     bare = []
-    for number, line in enumerate(lines):
-        name = re.match(r"(\w+):", line)
-        if not name:
-            continue
-        above = []
-        while number > 0 and lines[number - 1].startswith("#"):
-            number -= 1
-            above.insert(0, lines[number].lstrip("# "))
-        sentence = " ".join(above).strip()
-        if len(sentence.split()) < 3 or not re.search(r"[.!?:)]$", sentence):
-            bare.append(name[1])
+    for block in blocks:
+        lines = [line for line in block.splitlines() if line != "---"]
+        comment = list(itertools.takewhile(lambda line: line.startswith("#"), lines))
+        sentence = " ".join(line.lstrip("# ") for line in comment).strip()
+        inputs = [line.partition(":")[0] for line in lines if re.match(r"\w+:", line)]
+        if inputs and (len(sentence.split()) < 3 or not re.search(r"[.!?:)]$", sentence)):
+            bare += inputs
     assert bare == []
 
 

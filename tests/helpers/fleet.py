@@ -53,9 +53,10 @@ class Fleet:
         self._option = inventory
         self._sockets = tempfile.TemporaryDirectory(prefix="pgfleet-ssh-")
         self.inventory = Inventory(*(Path(source).resolve() for source in inventory.split(",")))
+        self._reached = {name: self._reached_by(name) for name in self.inventory.hosts}
         # testinfra reads `ansible-inventory --list`, which does not resolve templates: hand it what it would read if it did.
         AnsibleRunner.get_runner(inventory).inventory = {
-            "_meta": {"hostvars": {name: self._reached_by(name) for name in self.inventory.hosts}},
+            "_meta": {"hostvars": self._reached},
             **{group: {"hosts": nodes} for group, nodes in self.inventory.groups.items()},
         }
 
@@ -70,6 +71,19 @@ class Fleet:
         common = reached.get("ansible_ssh_common_args", "")
         reached["ansible_ssh_common_args"] = f"{common} -o ControlPath={self._sockets.name}/%C".strip()
         return {**reached, "ansible_become": True}
+
+    def run(self, name: str, command: list[str], *, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """A command as root on a node, with something on its standard input: the place for what no process list may show."""
+        reached = self._reached[name]
+        words = ["sudo", *command]
+        if reached.get("ansible_connection") != "local":
+            options = {"Port": "ansible_port", "User": "ansible_user", "IdentityFile": "ansible_ssh_private_key_file"}
+            words = [
+                "ssh", *shlex.split(reached["ansible_ssh_common_args"]), "-o", "ControlMaster=auto", "-o", "ControlPersist=60s",
+                *(word for option, key in options.items() if key in reached for word in ("-o", f"{option}={reached[key]}")),
+                reached.get("ansible_host", name), shlex.join(words),
+            ]
+        return subprocess.run(words, input=stdin, capture_output=True, text=True, check=False, timeout=120)
 
     def close(self) -> None:
         """End the shared connections."""
@@ -100,13 +114,13 @@ class Fleet:
         Raises SqlError when the server refuses. NULL is an empty string; each statement has 30 s.
         """
         port = self.variables(name)["postgresql_port"]
-        command = f"cd / && PGOPTIONS='-c statement_timeout=30s' psql -XqAt -F $'\\x1f' -v ON_ERROR_STOP=1 -v VERBOSITY=verbose -p {port}"
-        text = (f"SET ROLE {role};\n" if role else "") + statement
-        # Quoted twice by hand: the statement travels on standard input, whatever characters it holds.
-        done = self.node(name).run(
-            "printf %%s %s | sudo -u postgres bash -c %s", text, f"{command} -d {shlex.quote(database)}"
+        done = self.run(
+            name,
+            ["sudo", "-u", "postgres", "env", "-C", "/", "PGOPTIONS=-c statement_timeout=30s",
+             "psql", "-XqAt", "-F", "\x1f", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose", "-p", str(port), "-d", database],
+            stdin=(f"SET ROLE {role};\n" if role else "") + statement,
         )
-        if done.rc != 0:
+        if done.returncode != 0:
             refused = re.search(r"(?:ERROR|FATAL): +(\w{5}): (.*)", done.stderr)
             raise SqlError(name, *(refused.groups() if refused else ("?????", done.stderr.strip())))
         return [line.split("\x1f") for line in done.stdout.splitlines() if line]

@@ -8,12 +8,13 @@ from __future__ import annotations
 import functools
 import http.server
 import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator
 
 import pytest
-from conftest import StandIn
-from programs import write_cadvisor
+
+from helpers.standin import StandIn
+from helpers.programs import write_cadvisor
 
 
 class Release:

@@ -9,8 +9,9 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Run, StandIn
-from programs import pack_grafana
+
+from helpers.standin import Run, StandIn
+from helpers.programs import pack_grafana
 
 UNREACHABLE = "https://127.0.0.1:1"
 FIRST_PASSWORD, SECOND_PASSWORD = "first-for-this-test", "second-for-this-test"
