@@ -1,0 +1,5 @@
+"""``python -m pgroute`` is ``pgroute``."""
+
+from pgroute.cli import main
+
+main()

@@ -1,0 +1,310 @@
+"""The demonstration: real rows, written to the primary, read back and checked on every node.
+
+It can be run any number of times. A user of the five is recognised by the first name, a sale by
+its order id: what is there is kept and checked, what is missing is written, under one lock. The
+load tops tbl_users up to the asked number of rows beside the five.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from decimal import Decimal
+from random import Random
+from uuid import UUID
+
+from pgroute.errors import RoutingError
+from pgroute.keys import created_at, new_key
+from pgroute.load import load_users
+from pgroute.lsn import Token
+from pgroute.people import FIVE
+from pgroute.router import Router
+from pgroute.text import table
+from pgroute.topology import Role
+
+# Any fixed number: two demos at once take turns.
+_LOCK = 0x7067726F757465
+_LEAF_COUNT = 4
+
+SALES: tuple[tuple[int, date, Decimal], ...] = (
+    (1, date(2023, 1, 15), Decimal("1250.00")),
+    (2, date(2023, 4, 2), Decimal("89.90")),
+    (3, date(2023, 8, 21), Decimal("430.50")),
+    (4, date(2023, 12, 31), Decimal("2199.99")),
+    (5, date(2024, 1, 1), Decimal("310.00")),
+    (6, date(2024, 2, 29), Decimal("75.25")),
+    (7, date(2024, 7, 14), Decimal("1640.00")),
+    (8, date(2024, 11, 29), Decimal("520.80")),
+)
+
+_LEAVES = """
+select c.relname
+from pg_inherits as i join pg_class as c on c.oid = i.inhrelid
+where i.inhparent = 'tbl_users'::regclass
+order by 1
+"""
+_ROWS_PER_LEAF = """
+select tableoid::regclass::text as leaf, count(*)
+from tbl_users where id <= %s group by 1 order by 1
+"""
+# The same rows give the same number in whatever order they lie.
+_FINGERPRINT = """
+select count(*), coalesce(sum(hash_record_extended(row(id, first_name), 0)), 0)
+from tbl_users where id <= %s
+"""
+
+
+@dataclass
+class Demo:
+    """One run. ``say`` gets lines of plain text; :attr:`failed` collects the broken promises."""
+
+    router: Router
+    rows: int
+    say: Callable[[str], None]
+    random: Random
+    clock: Callable[[], float] = time.monotonic
+    catch_up_seconds: float = 120.0
+    failed: list[str] = field(default_factory=list)
+
+    def run(self) -> bool:
+        """All steps in order; True when every check held. Raises RoutingError and psycopg's."""
+        started = self.clock()
+        self._introduce()
+        self._five_users()
+        self._eight_sales()
+        self._many_users()
+        seconds = self.clock() - started
+        self.say("")
+        if self.failed:
+            self.say(f"{len(self.failed)} checks failed, after {seconds:.1f} s:")
+            for promise in self.failed:
+                self.say(f"  {promise}")
+            return False
+        self.say(f"All checks passed, in {seconds:.1f} s.")
+        return True
+
+    def _check(self, holds: bool, promise: str) -> None:
+        self.say(f"  {'ok  ' if holds else 'FAIL'}  {promise}")
+        if not holds:
+            self.failed.append(promise)
+
+    def _title(self, text: str) -> None:
+        self.say("")
+        self.say(text)
+
+    def _introduce(self) -> None:
+        topology = self.router.topology
+        members = [
+            f"{state.node} ({state.role})" if state.healthy else f"{state.node} ({state.state})"
+            for state in topology.nodes
+        ]
+        self.say(f"The fleet: {', '.join(members)}.")
+        self._check(topology.primary is not None, "there is one primary")
+        members = [state.node for state in topology.nodes if state.node not in topology.replicas]
+        self._check(members == [topology.primary], "every other node is a healthy replica")
+
+    # Five users
+
+    def _five_users(self) -> None:
+        with self.router.write() as connection:
+            node = connection.node
+            connection.execute("select pg_advisory_xact_lock(%s)", (_LOCK,))
+            known = {
+                row[0]
+                for row in connection.execute(
+                    "select distinct first_name from tbl_users where first_name = any(%s)",
+                    (list(FIVE),),
+                )
+            }
+            missing = [(new_key(), name) for name in FIVE if name not in known]
+            with connection.cursor() as cursor:
+                cursor.executemany("insert into tbl_users values (%s, %s)", missing)
+        token = self.router.token()
+        self._title(f"1. Five users with UUIDv7 keys: {_done(len(missing), len(FIVE), node)}")
+
+        lines: list[tuple[object, ...]] = []
+        spread: dict[str, int] = {}
+        nodes = set()
+        for name in FIVE:
+            with self.router.read(after=token, token_timeout=self.catch_up_seconds) as connection:
+                row = connection.execute(
+                    "select id, tableoid::regclass::text from tbl_users where first_name = %s "
+                    "order by id limit 1",
+                    (name,),
+                ).fetchone()
+            nodes.add(connection.node)
+            if row is None:
+                self._check(False, f"{name} is found on {connection.node}")
+                continue
+            key, leaf = row
+            spread[leaf] = spread.get(leaf, 0) + 1
+            lines.append((name, key, _moment(key), leaf, connection.node))
+        self.say(table(("name", "key", "made (read from the key)", "partition", "node"), lines))
+        self.say("")
+        with self.router.read(after=token, token_timeout=self.catch_up_seconds) as connection:
+            leaves = [row[0] for row in connection.execute(_LEAVES)]
+        self.say(table(("partition", "of the five"), [(at, spread.get(at, 0)) for at in leaves]))
+        self._check(sum(spread.values()) == len(FIVE), "all five are read back")
+        self._check_answered_by_replicas(nodes)
+
+    def _check_answered_by_replicas(self, nodes: set[str]) -> None:
+        primary = self.router.topology.primary
+        self._check(
+            bool(nodes) and primary not in nodes,
+            f"replicas answered, not the primary: {', '.join(sorted(nodes))}",
+        )
+
+    # Eight sales
+
+    def _eight_sales(self) -> None:
+        with self.router.write() as connection:
+            node = connection.node
+            connection.execute("select pg_advisory_xact_lock(%s)", (_LOCK,))
+            ids = [sale[0] for sale in SALES]
+            known = {
+                row[0]
+                for row in connection.execute(
+                    "select order_id from sales where order_id = any(%s)", (ids,)
+                )
+            }
+            missing = [sale for sale in SALES if sale[0] not in known]
+            with connection.cursor() as cursor:
+                cursor.executemany("insert into sales values (%s, %s, %s)", missing)
+        token = self.router.token()
+        self._title(f"2. Eight sales of 2023-24: {_done(len(missing), len(SALES), node)}")
+
+        with self.router.read(after=token, token_timeout=self.catch_up_seconds) as connection:
+            found = connection.execute(
+                "select extract(year from order_date)::int::text, tableoid::regclass::text, "
+                "count(*), sum(order_amount) from sales "
+                "where order_id = any(%s) group by 1, 2 order by 1, 2",
+                (ids,),
+            ).fetchall()
+            rows = connection.execute(
+                "select order_id, order_date, order_amount from sales where order_id = any(%s) "
+                "order by 1, 2",
+                (ids,),
+            ).fetchall()
+        self.say(
+            table(
+                ("year", "partition", "sales", "sum", "node"),
+                [
+                    (year, leaf, count, float(total), connection.node)
+                    for year, leaf, count, total in found
+                ],
+            )
+        )
+        self._check(rows == list(SALES), "the eight sales are there once each, as written")
+        self._check(
+            [(year, leaf, total) for year, leaf, _, total in found] == _sums_per_year(),
+            "each year's sum is right and lies in its own partition",
+        )
+        self._check_answered_by_replicas({connection.node})
+
+    # Many users
+
+    def _many_users(self) -> None:
+        with self.router.read(node=self.router.topology.primary) as connection:
+            row = connection.execute(
+                "select count(*) from tbl_users where first_name <> all(%s)", (list(FIVE),)
+            ).fetchone()
+        present = row[0] if row else 0
+        missing = max(0, self.rows - present)
+        self._title(f"3. {self.rows:,} users, {present:,} of them already there")
+        if missing:
+            loaded = load_users(self.router, missing, random=self.random, clock=self.clock)
+            pace = loaded.rows / max(loaded.seconds, 0.001)
+            self.say(
+                f"  {loaded.rows:,} rows loaded into {loaded.node} with COPY in "
+                f"{loaded.seconds:.1f} s ({pace:,.0f} rows/s)."
+            )
+        else:
+            self.say("  Nothing to load.")
+        token = self.router.token()
+        committed = self.clock()
+        waited = self._wait_for_replicas(token, committed)
+        # Whoever writes while we compare gets a later key, and is left out on every node alike.
+        last = new_key()
+        self._spread(last, token)
+        self._same_everywhere(last, token, waited)
+
+    def _wait_for_replicas(self, token: Token, committed: float) -> dict[str, float]:
+        """Seconds from the commit until each replica was seen to have it."""
+        waited = {}
+        for state in self.router.topology.nodes:
+            if state.role is Role.REPLICA:
+                try:
+                    with self.router.read(
+                        node=state.node, after=token, token_timeout=self.catch_up_seconds
+                    ):
+                        waited[state.node] = self.clock() - committed
+                except RoutingError as error:
+                    self.say(f"  {error}")
+        self.router.refresh()
+        return waited
+
+    def _spread(self, last: UUID, token: Token) -> None:
+        with self.router.read(after=token, token_timeout=self.catch_up_seconds) as connection:
+            leaves = connection.execute(_ROWS_PER_LEAF, (last,)).fetchall()
+        total = sum(count for _, count in leaves) or 1
+        self.say(
+            table(
+                ("partition", "rows", "share in %", "node"),
+                [(leaf, count, 100 * count / total, connection.node) for leaf, count in leaves],
+            )
+        )
+        even = 100 / _LEAF_COUNT
+        worst = max((abs(100 * count / total - even) for _, count in leaves), default=even)
+        # A small table is spread by chance: five standard deviations are no finding.
+        limit = max(1.0, 5 * 100 * (0.25 * 0.75 / total) ** 0.5)
+        self._check(
+            len(leaves) == _LEAF_COUNT and worst <= limit,
+            f"each partition holds {even:.0f} % of the rows, give or take {limit:.0f} % "
+            f"(furthest off: {worst:.2f} %)",
+        )
+
+    def _same_everywhere(self, last: UUID, token: Token, waited: Mapping[str, float]) -> None:
+        lines: list[tuple[object, ...]] = []
+        for state in self.router.topology.nodes:
+            try:
+                with self.router.read(node=state.node, after=token) as connection:
+                    row = connection.execute(_FINGERPRINT, (last,)).fetchone()
+            except RoutingError as error:
+                self.say(f"  {error}")
+                continue
+            rows, fingerprint = row or (0, 0)
+            hexadecimal = f"{int(fingerprint) & 0xFFFF_FFFF_FFFF_FFFF:016x}"
+            lines.append((state.node, state.role, rows, hexadecimal, waited.get(state.node)))
+        self.say("")
+        self.say(table(("node", "role", "rows", "hash of all rows", "caught up after s"), lines))
+        everyone = {state.node for state in self.router.topology.nodes}
+        self._check(
+            {line[0] for line in lines} == everyone and len({line[2:4] for line in lines}) == 1,
+            f"the same rows with the same hash on every node, "
+            f"{max(waited.values(), default=0.0):.2f} s after the last commit",
+        )
+
+
+def _done(written: int, of: int, node: str) -> str:
+    if written == 0:
+        return "already there, kept"
+    if written == of:
+        return f"written to {node}"
+    return f"{written} written to {node}, {of - written} already there"
+
+
+def _moment(key: UUID) -> str:
+    try:
+        return created_at(key).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + " UTC"
+    except ValueError:
+        return "not a UUIDv7"
+
+
+def _sums_per_year() -> list[tuple[str, str, Decimal]]:
+    years = sorted({day.year for _, day, _ in SALES})
+    return [
+        (str(year), f"sales_{year}", sum((a for _, d, a in SALES if d.year == year), Decimal(0)))
+        for year in years
+    ]
