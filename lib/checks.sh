@@ -1,0 +1,67 @@
+# What ./fleet test runs. Sourced by ./fleet.
+# shellcheck shell=bash
+
+check_table=$logs/results
+check_names=()
+check_commands=()
+
+# One row of the summary: name, passed, failed, seconds. pytest's own counts where the log ends with them.
+check_result() {
+  local name=$1 code=$2 seconds=$3 log=$4 summary passed failed
+  summary=$(sed 's/\x1b\[[0-9;]*m//g' "$log" | grep -aE '^(=+ )?[0-9]+ [a-z]+.* in [0-9.]+s' | tail -n 1)
+  passed=$(grep -oE '[0-9]+ passed' <<<"$summary" | grep -oE '[0-9]+' || [ "$code" -ne 0 ] || echo 1)
+  failed=$(grep -oE '[0-9]+ (failed|error)' <<<"$summary" | awk '{n += $1} END {if (NR) print n}')
+  [ -n "$failed" ] || failed=$([ "$code" -eq 0 ] && echo 0 || echo 1)
+  printf '%s\t%s\t%s\t%s\n' "$name" "${passed:-0}" "$failed" "$seconds" >>"$check_table"
+}
+
+check() {
+  check_names+=("$1")
+  check_commands+=("$2")
+}
+
+checks_without_machines() {
+  check ansible-lint 'ansible-lint --offline --strict'
+  check yamllint 'yamllint --strict .'
+  check shellcheck 'git grep -lIE "^#!.*bash" | xargs shellcheck --external-sources --check-sourced'
+  check ruff 'ruff check . && ruff check app'
+  check mypy 'mypy && cd app && mypy'
+  check 'tests/' 'pytest -q tests'
+  check 'app/tests/unit' 'cd app && pytest -q tests/unit'
+}
+
+# All of them at once; each writes its own log, and a failed one shows its end.
+run_side_by_side() {
+  local index failed=0 pids=()
+  for index in "${!check_names[@]}"; do
+    (
+      start=$SECONDS code=0
+      log=$logs/check-$index.log
+      bash -c "${check_commands[index]}" >"$log" 2>&1 || code=$?
+      check_result "${check_names[index]}" "$code" "$((SECONDS - start))" "$log"
+      echo "${check_names[index]} ended with $code"
+      exit "$code"
+    ) &
+    pids+=($!)
+  done
+  for index in "${!check_names[@]}"; do
+    wait "${pids[index]}" && continue
+    failed=1
+    echo
+    echo "${check_names[index]}: ${check_commands[index]}"
+    tail -n 30 "$logs/check-$index.log"
+  done
+  return "$failed"
+}
+
+molecule_scenario() { molecule test --scenario-name "$1"; }
+
+# The table of durations, then the line that counts everything.
+check_summary() {
+  [ -s "$check_table" ] || return
+  printf '\n%-28s %8s %8s %8s\n' check passed failed time
+  sort "$check_table" | awk -F '\t' '
+    {printf "%-28s %8d %8d %5d:%02d\n", $1, $2, $3, $4 / 60, $4 % 60; passed += $2; failed += $3}
+    END {printf "\n%d passed, %d failed", passed, failed}'
+  printf ' in %s\n' "$(clock $((SECONDS - $1)))"
+}

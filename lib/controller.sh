@@ -41,34 +41,38 @@ has_tools() {
   "$python" -c 'import ensurepip, venv' 2>/dev/null && command -v ssh-keygen >/dev/null && command -v ssh >/dev/null
 }
 
-# Install Python and the SSH client where the distribution can; set $python.
+needs_tools() { ! { find_python && has_tools; }; }
+
+# Install Python and the SSH client where the distribution can.
 prepare_tools() {
   local found
-  if find_python && has_tools; then return; fi
   if command -v apt-get >/dev/null; then
     step "Install python3-venv and the SSH client" \
       "Install python3, python3-venv and openssh-client by hand, then type $(again)." \
       install_packages python3 python3-venv openssh-client
+    hash -r
   fi
   if ! find_python; then
     found=$(python3 --version 2>&1) || found="no python3"
     die "Python 3.11 or newer is needed and this machine has $found: install a newer one" \
-      "(on Ubuntu 22.04: sudo apt-get install python3.11 python3.11-venv) and type $(again)."
+      "(on Ubuntu 22.04: sudo apt-get install python3.11 python3.11-venv), then type $(again)."
   fi
-  if ! has_tools && command -v apt-get >/dev/null; then
-    step "Install venv for ${python##*/}" \
-      "Install ${python##*/}-venv by hand, then type $(again)." install_packages "${python##*/}-venv"
-  fi
-  has_tools || die "Install Python's venv module and the OpenSSH client with this system's package manager," \
+  has_tools || die "${python##*/} has no venv module, or ssh is missing: install ${python##*/}-venv and openssh-client," \
     "then type $(again)."
 }
 
 content_of() { cat "$@" | sha256sum | cut -d' ' -f1; }
 
-python_stamp() { printf '%s %s\n' "$(content_of requirements.txt)" "$("$python" -c 'import sys; print(sys.version, sys.executable)' | tr '\n' ' ')$PWD"; }
+# The place too: the scripts of a .venv do not survive a move.
+venv_stamp() { echo "$(content_of requirements.txt) $("$python" -c 'import sys; print(sys.executable, *sys.version.split())') $PWD"; }
+
 collections_stamp() { content_of requirements.yml requirements-collections.txt; }
 
 is_stamped() { [ "$(cat "$1/.stamp" 2>/dev/null)" = "$2" ]; }
+
+needs_venv() { needs_tools || ! is_stamped .venv "$(venv_stamp)"; }
+
+needs_collections() { ! is_stamped .collections "$(collections_stamp)"; }
 
 # pip brings uv, uv brings the rest in a third of pip's time; where uv cannot, pip does.
 make_venv() {
@@ -83,7 +87,7 @@ make_venv() {
     echo "uv could not install the packages: pip installs them."
     .venv/bin/pip install --require-hashes --only-binary :all: -r requirements.txt
   fi
-  python_stamp >.venv/.stamp
+  venv_stamp >.venv/.stamp
 }
 
 make_collections() {
@@ -104,17 +108,23 @@ make_collections() {
 }
 
 prepare_controller() {
-  prepare_tools
-  if ! is_stamped .venv "$(python_stamp)"; then
+  if needs_tools; then
+    prepare_tools
+  fi
+  if needs_venv; then
     need_disk . 1000
     step "Install the controller's packages into .venv" \
       "Check that this machine reaches a Python package index (pip's own settings apply), then type $(again)." make_venv
   fi
-  if ! is_stamped .collections "$(collections_stamp)"; then
+  if needs_collections; then
     need_disk . 500
     step "Install the Ansible collections into .collections" \
       "Check that this machine reaches Galaxy or a Python package index, then type $(again)." make_collections
   fi
+  use_controller
+}
+
+use_controller() {
   export PATH="$PWD/.venv/bin:$PATH" ANSIBLE_CONFIG="$PWD/ansible.cfg"
   unset PYTHONPATH PYTHONHOME
   use_mitogen

@@ -1,9 +1,15 @@
 # How ./fleet speaks: one line a step with its place and its time; noise goes to a log file. Sourced.
 # shellcheck shell=bash
 
+# Set by attempt.
+step_code=0
+step_seconds=0
+step_log=
+
 steps_done=0
 steps_total=0
-steps_pid=
+steps_watcher=
+steps_child=
 
 say() { printf '%s\n' "$*"; }
 
@@ -26,10 +32,11 @@ steps_at() {
 }
 
 # Show that a step is alive: in a terminal every second in place, elsewhere a line every 20 seconds.
+# When ./fleet itself is gone (kill -9), end the step, so that the next run finds nobody at work.
 steps_watch() {
   local title=$1 log=$2 start=$SECONDS next=20 passed
-  while kill -0 $$ 2>/dev/null; do
-    sleep 1
+  while sleep 1; do
+    kill -0 $$ 2>/dev/null || { kill -TERM -- "-$steps_child"; exit; }
     passed=$((SECONDS - start))
     if [ -t 1 ]; then
       printf '\r\033[K%.*s' "$((${COLUMNS:-100} - 1))" "$title  $(clock "$passed")  $(steps_at "$log")"
@@ -40,35 +47,65 @@ steps_watch() {
   done
 }
 
-steps_stop_watch() {
-  if [ -n "$steps_pid" ]; then
-    kill "$steps_pid" 2>/dev/null
-    wait "$steps_pid" 2>/dev/null
-    steps_pid=
+steps_interrupt() {
+  trap - INT TERM HUP
+  steps_stop_watch
+  if [ -n "$steps_child" ]; then
+    kill -TERM -- "-$steps_child" 2>/dev/null
+    wait "$steps_child" 2>/dev/null
   fi
+  printf '\nInterrupted: type %s to go on from here.\n' "$(again)" >&2
+  exit 130
+}
+
+steps_stop_watch() {
+  if [ -n "$steps_watcher" ]; then
+    kill "$steps_watcher" 2>/dev/null
+    wait "$steps_watcher" 2>/dev/null
+    steps_watcher=
+  fi
+}
+
+# attempt "What is done" command...: run it and set step_code and step_seconds.
+# Always returns 0 and must not stand in a condition: bash would then run the functions of a step without -e.
+attempt() {
+  local title=$1 start=$SECONDS
+  shift
+  steps_done=$((steps_done + 1))
+  title="[$steps_done/$steps_total] $title"
+  step_log="$logs/$(printf '%02d' "$steps_done")-$(basename "$1").log"
+  step_code=0
+  : >"$step_log"
+  [ -t 1 ] || say "$title"
+  # A process group of its own, so that all of it can be ended; -e, so that a function stops where it fails.
+  set -m
+  (set -e; "$@") >"$step_log" 2>&1 </dev/null &
+  steps_child=$!
+  set +m
+  steps_watch "$title" "$step_log" 9>&- &
+  steps_watcher=$!
+  wait "$steps_child" || step_code=$?
+  steps_child=
+  steps_stop_watch
+  step_seconds=$((SECONDS - start))
+  [ -t 1 ] && printf '\r\033[K'
+  say "$title  $([ "$step_code" -eq 0 ] || echo "failed after ")$(clock "$step_seconds")"
 }
 
 # step "What is done" "What to type when it fails" command...
 step() {
-  local title=$1 hint=$2 log start=$SECONDS code=0
+  local title=$1 hint=$2
   shift 2
-  steps_done=$((steps_done + 1))
-  title="[$steps_done/$steps_total] $title"
-  log="$logs/$(printf '%02d' "$steps_done")-$(basename "${1##*:}").log"
-  : >"$log"
-  [ -t 1 ] || say "$title"
-  steps_watch "$title" "$log" 9>&- &
-  steps_pid=$!
-  "$@" >"$log" 2>&1 </dev/null || code=$?
-  steps_stop_watch
-  [ -t 1 ] && printf '\r\033[K'
-  if [ "$code" -ne 0 ]; then
-    say "$title  failed after $(clock $((SECONDS - start))). The last lines of $log:"
-    tail -n 25 "$log" | sed 's/^/    /'
-    if grep -qaiE 'no space left on device|ENOSPC' "$log"; then
-      die "The disk is full: free some space (df -h shows where) and type $(again)."
-    fi
-    die "$hint"
+  attempt "$title" "$@"
+  [ "$step_code" -eq 0 ] || step_failed "$hint"
+}
+
+# Show the end of the failed step's log, then say in one sentence what to do.
+step_failed() {
+  say "The last lines of $step_log:"
+  tail -n 25 "$step_log" | sed 's/^/    /'
+  if grep -qaiE 'no space left on device' "$step_log"; then
+    die "The disk is full: free some space (df -h shows where) and type $(again)."
   fi
-  say "$title  $(clock $((SECONDS - start)))"
+  die "$1"
 }
