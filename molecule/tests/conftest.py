@@ -12,27 +12,25 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-from helpers.fleet import Fleet, Variables
-
-_FLEET = pytest.StashKey[Fleet]()
+from helpers.fleet import FLEET, Fleet, Variables
 
 
 def pytest_configure(config: pytest.Config) -> None:
     inventory = config.getoption("ansible_inventory")
     if not inventory:
         raise pytest.UsageError("which fleet? add --ansible-inventory=inventories/docker.yml, or an inventory of yours")
-    config.stash[_FLEET] = Fleet(inventory)
+    config.stash[FLEET] = Fleet(inventory)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    if _FLEET in config.stash:
-        config.stash[_FLEET].close()
+    if FLEET in config.stash:
+        config.stash[FLEET].close()
 
 
 @pytest.fixture(scope="session")
 def fleet(pytestconfig: pytest.Config) -> Fleet:
     """Every node: fleet.group("monitoring"), fleet.psql(name, statement), fleet.fetch(name, url)."""
-    return pytestconfig.stash[_FLEET]
+    return pytestconfig.stash[FLEET]
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """Every node, and the controller: no secret of the fleet is where someone else could read it."""
 
-testinfra_hosts = ["ansible://all"]
-
 import json
 
 import pytest
@@ -12,6 +10,8 @@ from helpers.repository import ROOT
 # Runs on the node as root. The secrets come on standard input: a command line would be a leak of its own.
 SEARCH = r"""
 import json, os, stat, subprocess, sys
+
+testinfra_hosts = ["ansible://all"]
 
 place, secrets = json.load(sys.stdin)
 found = set()

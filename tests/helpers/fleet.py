@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 import testinfra
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
@@ -163,6 +164,10 @@ class Fleet:
         )
         status, body = json.loads(self.node(name).check_output("python3 -c %s %s", script, url))
         return status, body
+
+
+# Where pytest's configuration keeps the fleet of this session.
+FLEET = pytest.StashKey[Fleet]()
 
 
 def eventually(question: Callable[[], T], *, seconds: float, what: str) -> T:
