@@ -8,10 +8,12 @@ from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 
 
-def first_words(text: str) -> str:
-    """The last line that says something, without the client's own noise."""
+def reason(text: str) -> str:
+    """What ssh itself said, without what surrounds it."""
+    if "privilege escalation prompt" in str(text):
+        return "it is frozen or overloaded"
     lines = [line.strip() for line in str(text).splitlines() if line.strip()]
-    return lines[-1] if lines else "no reason given"
+    return lines[-1].rpartition("ssh: ")[2].rstrip(".: ") if lines else "no reason given"
 
 
 def explain(node: str, address: str, user: str, result: dict[str, Any]) -> str:
@@ -22,7 +24,41 @@ def explain(node: str, address: str, user: str, result: dict[str, Any]) -> str:
                 f"echo '{user} ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/{user} (or run with --ask-become-pass).")
     if result.get("rc") == 127 or "not found" in said:
         return f"{node} has no Python at /usr/bin/python3. On {node}, as root: apt-get install python3"
-    return f"{node} ({address}) could not be asked: {first_words(said)}"
+    return f"{node} ({address}) could not be asked: {reason(said)}"
+
+
+def port_problems(node: str, wanted: list[dict[str, Any]], owners: dict[str, Any], own_pid: int | None) -> list[str]:
+    """A port that a stranger listens on; our own service, or a server on our data directory, may."""
+    problems = []
+    for entry in wanted:
+        owner = owners.get(str(entry["port"]))
+        if not owner or owner["unit"] == entry["unit"] or (own_pid and owner["pid"] == own_pid):
+            continue
+        unit = f", unit {owner['unit']}" if owner["unit"] else ""
+        problems.append(f"{node}: port {entry['port']}, which {entry['unit']} needs, is taken by {owner['process']} "
+                        f"(pid {owner['pid']}{unit}): stop that, or choose another port with {entry['setting']}.")
+    return problems
+
+
+def space_problems(node: str, wanted: list[dict[str, Any]], free: dict[str, int]) -> list[str]:
+    """A directory with less room than what we are about to put there needs."""
+    return [
+        f"{node}: {entry['path']} has {free[entry['path']] // 10**6} MB free and needs "
+        f"{int(entry['minimum_free_bytes']) // 10**6} MB: make room there (df -h {entry['path']}), then run the same command again."
+        for entry in wanted if free[entry["path"]] < int(entry["minimum_free_bytes"])
+    ]
+
+
+def distribution_problems(node: str, facts: dict[str, Any], supported: list[str], repository: str | None) -> list[str]:
+    """A distribution that we do not know, or one without the packages that are asked of it."""
+    name = str(facts["ansible_distribution"])
+    version = str(facts["ansible_distribution_version"])
+    here = next((entry for entry in supported if entry in (f"{name} {version}", f"{name} {version.split('.')[0]}")), None)
+    if here is None:
+        return [f"{node} runs {name} {version}; supported are {', '.join(supported)}: install one of these on it."]
+    if repository == "distribution" and here != "Debian 13":
+        return [f"{node} runs {here}, which does not carry PostgreSQL 17: set postgresql_repository: pgdg in group_vars/all/cluster.yml."]
+    return []
 
 
 class ActionModule(ActionBase):
@@ -35,28 +71,38 @@ class ActionModule(ActionBase):
         variables = task_vars or {}
         arguments = dict(self._task.args)
         subset = arguments.pop("gather_subset", None)
+        supported = arguments.pop("distributions", [])
+        repository = arguments.pop("repository", None)
+        ports = arguments.pop("ports", [])
+        directories = arguments.pop("directories", [])
+        arguments["ports"] = [entry["port"] for entry in ports]
+        arguments["directories"] = [entry["path"] for entry in directories]
         node = self._task.delegate_to or variables.get("inventory_hostname", "")
-        address = str(self._play_context.remote_addr or node)
+        address = f"{self._play_context.remote_addr or node} port {self._play_context.port or 22}"
         user = str(self._play_context.remote_user or variables.get("ansible_user", "the user"))
         facts: dict[str, Any] = {}
         try:
             if subset:
                 gathered = self._execute_module("ansible.builtin.setup", {"gather_subset": subset}, task_vars=variables)
                 if gathered.get("failed"):
-                    return self._silent(explain(node, address, user, gathered), gathered)
+                    return self._silent(explain(node, address, user, gathered))
                 facts = gathered["ansible_facts"]
             state = self._execute_module("postgresql_node_state", arguments, task_vars=variables)
         except AnsibleConnectionFailure as error:
             return self._silent(
-                f"{node} ({address}) does not answer over SSH: {first_words(error.message)} "
-                f"Start it, then try: ansible {node} -m ping", {})
+                f"{node} ({address}) does not answer over SSH ({reason(error.message)}); "
+                f"start it, then try: ansible {node} -m ping.")
         except AnsibleError as error:
-            return self._silent(explain(node, address, user, {"msg": str(error)}), {})
+            return self._silent(explain(node, address, user, {"msg": str(error)}))
         if state.get("failed"):
-            return self._silent(explain(node, address, user, state), state)
+            return self._silent(explain(node, address, user, state))
+        problems = port_problems(node, ports, state["ports"], state.get("pid"))
+        problems += space_problems(node, directories, state["free_bytes"])
+        if facts:
+            problems += distribution_problems(node, facts, supported, repository)
         found = {key: value for key, value in state.items() if key not in ("invocation", "changed")}
-        return {"changed": False, "ansible_facts": facts, "state": {"reachable": True, "problem": "", **found}}
+        return {"changed": False, "ansible_facts": facts, "state": {"reachable": True, "problems": problems, **found}}
 
     @staticmethod
-    def _silent(problem: str, result: dict[str, Any]) -> dict[str, Any]:
-        return {"changed": False, "state": {"reachable": False, "problem": problem}}
+    def _silent(problem: str) -> dict[str, Any]:
+        return {"changed": False, "state": {"reachable": False, "problems": [problem]}}

@@ -78,11 +78,9 @@ def check_answers(nodes: dict[str, Node], names: list[str]) -> None:
     """Every database node must have answered, whatever the limit of the run."""
     silent = [name for name in names if not nodes.get(name, {}).get("reachable")]
     if silent:
-        raise Stop(
-            f"{', '.join(silent)} did not answer, and no run changes a cluster of which a database node is unknown. "
-            f"Start {'it' if len(silent) == 1 else 'them'} or take {'it' if len(silent) == 1 else 'them'} "
-            "out of the inventory, then run the same command again."
-        )
+        why = " ".join(problem for name in silent for problem in nodes.get(name, {}).get("problems", []))
+        raise Stop(f"{why} No run changes a cluster while the state of a database node ({', '.join(silent)}) is unknown, "
+                   "whatever its --limit.")
     for name in names:
         node = nodes[name]
         if node.get("running") and not has_data(node):
@@ -209,6 +207,13 @@ def decide(nodes: dict[str, Node], names: list[str], declared: str) -> dict[str,
     return {"action": action, "primary": primary, "notices": notices}
 
 
+def sentences(nodes: dict[str, Node], decision: dict[str, Any], names: list[str]) -> list[str]:
+    """Everything that ends the run here: what is wrong with single nodes, then the decision."""
+    told = [problem for name, node in sorted(nodes.items()) for problem in node.get("problems", [])
+            if node.get("reachable") or name not in names]
+    return told + ([decision["message"]] if decision["action"] == "stop" else [])
+
+
 def published_states(nodes: dict[str, Node]) -> dict[str, str]:
     """{node name: empty | cluster | incomplete}, for the roles that initialise and clone."""
     words = {"absent": "empty", "foreign": "incomplete"}
@@ -220,4 +225,5 @@ class FilterModule:
     """Names under which playbooks call the functions above."""
 
     def filters(self) -> dict[str, Any]:
-        return {"cluster_decision": decide, "cluster_data_states": published_states}
+        return {"cluster_decision": decide, "cluster_data_states": published_states,
+                "cluster_sentences": sentences}

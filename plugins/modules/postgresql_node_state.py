@@ -312,36 +312,52 @@ def read_instance(module):
 
 
 def listening_sockets(ports):
-    """{socket inode: port} of the wanted ports that somebody listens on."""
+    """{socket inode: (port, owner's uid)} of the wanted ports that somebody listens on."""
     inodes = {}
     for path in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in read_text(path).splitlines()[1:]:
             fields = line.split()
             port = int(fields[1].rpartition(":")[2], 16)
             if fields[3] == "0A" and port in ports:
-                inodes[fields[9]] = port
+                inodes[fields[9]] = (port, int(fields[7]))
     return inodes
+
+
+def open_sockets(pid, uid, gid):
+    """The inodes of the sockets that a process has open, read as its own user.
+
+    A container's root may lack the right to look into another user's process; that user never does.
+    """
+    own = os.geteuid(), os.getegid()
+    try:
+        os.setegid(gid)
+        os.seteuid(uid)
+        links = [os.readlink(path) for path in glob.glob("/proc/%d/fd/*" % pid)]
+    except OSError:
+        return []
+    finally:
+        os.seteuid(own[0])
+        os.setegid(own[1])
+    return [link[8:-1] for link in links if link.startswith("socket:[")]
 
 
 def port_owners(ports):
     """{port: {pid, process, unit}} of those of the ports that are open."""
     inodes = listening_sockets(set(ports))
-    owners = {str(port): {"pid": 0, "process": "an unknown process", "unit": ""} for port in inodes.values()}
-    if not inodes:
-        return owners
+    owners = {str(port): {"pid": 0, "process": "an unknown process", "unit": ""} for port, _ in inodes.values()}
+    users = {uid for _, uid in inodes.values()}
     # Ascending, so that of a server and its children the server is named.
-    for pid in sorted((int(name) for name in os.listdir("/proc") if name.isdigit())):
-        try:
-            links = [os.readlink(path) for path in glob.glob("/proc/%d/fd/*" % pid)]
-        except OSError:
+    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()) if inodes else []:
+        status = read_text("/proc/%d/status" % pid)
+        ids = re.search(r"^Uid:\s+(\d+).*\nGid:\s+(\d+)", status, re.MULTILINE)
+        if not ids or int(ids.group(1)) not in users:
             continue
-        for link in links:
-            port = inodes.get(link[8:-1]) if link.startswith("socket:[") else None
-            if port is None or owners[str(port)]["pid"]:
+        for inode in open_sockets(pid, int(ids.group(1)), int(ids.group(2))):
+            if inode not in inodes or owners[str(inodes[inode][0])]["pid"]:
                 continue
             argv = [word for word in read_text("/proc/%d/cmdline" % pid).split("\0") if word]
             units = re.findall(r"([^/\n]+)\.service", read_text("/proc/%d/cgroup" % pid))
-            owners[str(port)] = {
+            owners[str(inodes[inode][0])] = {
                 "pid": pid,
                 "process": os.path.basename(argv[0]) if argv else read_text("/proc/%d/comm" % pid).strip(),
                 "unit": units[-1] if units else "",
