@@ -1,0 +1,216 @@
+#!/usr/bin/python
+"""Make a data directory where there is none: by initdb or as a copy of the primary."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: postgresql_data_directory
+short_description: Make a PostgreSQL data directory where there is none
+description:
+  - Works in a sibling directory of its own and renames the finished result into place, so that a run which is
+    killed at any moment leaves either nothing or a whole directory.
+  - A directory that holds a cluster is never touched. One that is not empty and holds no valid cluster is
+    renamed to C(<name>.failed-<epoch>), never removed.
+  - With O(primary), the copy is taken by pg_basebackup through a physical slot, checked by pg_verifybackup
+    against its manifest, and marked as a standby. Without, initdb makes an empty cluster.
+options:
+  path:
+    description: The data directory.
+    type: path
+    required: true
+  bin_directory:
+    description: Where initdb, pg_basebackup, pg_verifybackup and pg_controldata are.
+    type: path
+    required: true
+  initdb_arguments:
+    description: Arguments for initdb.
+    type: list
+    elements: str
+    default: []
+  primary:
+    description: Connection parameters of libpq by which the primary is reached; no password, a passfile.
+    type: dict
+  slot:
+    description: The physical slot on the primary to copy through. Required with O(primary).
+    type: str
+author: [pgfleet]
+"""
+
+EXAMPLES = r"""
+- name: Copy the primary
+  postgresql_data_directory:
+    path: /var/lib/postgresql/17/main
+    bin_directory: /usr/lib/postgresql/17/bin
+    primary: {host: 192.0.2.11, port: 5432, user: replicator, passfile: /var/lib/postgresql/.pgpass_replication}
+    slot: slot_pg2
+"""
+
+RETURN = r"""
+state:
+  description: "What was found: empty, cluster or incomplete."
+  returned: always
+  type: str
+set_aside:
+  description: Where an incomplete directory was moved.
+  returned: when there was one
+  type: str
+"""
+
+import ctypes
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+
+MARKER = "made-by-pgfleet"
+
+
+def state_of(path, control_is_valid):
+    """empty, cluster or incomplete."""
+    if not os.path.isdir(path) or not os.listdir(path):
+        return "empty"
+    return "cluster" if control_is_valid(path) else "incomplete"
+
+
+def connection_string(parameters):
+    """libpq's keyword/value form, quoted."""
+    return " ".join(
+        "%s='%s'" % (key, str(value).replace("\\", "\\\\").replace("'", "\\'"))
+        for key, value in sorted(parameters.items())
+    )
+
+
+def die_with_parent():
+    """Ask the kernel to end this process with its parent (PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+class Workshop:
+    """The sibling directory in which a data directory is made, held by one process at a time."""
+
+    def __init__(self, module, path):
+        self.module = module
+        self.path = path
+        self.root = path + ".new"
+        self.result = os.path.join(self.root, "data")
+        self.lock = None
+
+    def enter(self, deadline_seconds=600):
+        os.makedirs(os.path.dirname(self.path), mode=0o755, exist_ok=True)
+        self.lock = os.open(self.path + ".lock", os.O_CREAT | os.O_RDWR, 0o600)
+        deadline = time.monotonic() + deadline_seconds
+        while True:
+            try:
+                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    self.module.fail_json(
+                        msg="An earlier run is still making %s on this node; wait for it to end and run the playbook again."
+                        % self.path
+                    )
+                time.sleep(1)
+
+    def clear(self):
+        """Remove what an interrupted run left here; only a directory that bears our mark."""
+        if os.path.lexists(self.root):
+            if not os.path.isfile(os.path.join(self.root, MARKER)):
+                self.module.fail_json(
+                    msg="%s exists and was not made by this playbook; look at it, move it away, and run the playbook again."
+                    % self.root
+                )
+            shutil.rmtree(self.root)
+        os.mkdir(self.root, 0o700)
+        with open(os.path.join(self.root, MARKER), "w"):
+            pass
+
+    def run(self, arguments, what):
+        """Run a program that dies with this process and keeps the lock for as long as it lives."""
+        environment = dict(os.environ, LC_ALL="C.UTF-8", PGCONNECT_TIMEOUT="10")
+        program = subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=[self.lock],
+            env=environment,
+            cwd=os.path.dirname(self.path),
+            preexec_fn=die_with_parent,
+        )
+        output = program.communicate()[0].decode(errors="replace")
+        if program.returncode != 0:
+            self.module.fail_json(
+                msg="%s failed: %s" % (what, " ".join(output.split())[-800:] or "exit status %d" % program.returncode)
+            )
+
+    def publish(self):
+        os.rename(self.result, self.path)
+        parent = os.open(os.path.dirname(self.path), os.O_RDONLY)
+        os.fsync(parent)
+        os.close(parent)
+        shutil.rmtree(self.root)
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "path": {"type": "path", "required": True},
+            "bin_directory": {"type": "path", "required": True},
+            "initdb_arguments": {"type": "list", "elements": "str", "default": []},
+            "primary": {"type": "dict"},
+            "slot": {"type": "str"},
+        },
+        required_by={"primary": ["slot"]},
+        supports_check_mode=True,
+    )
+    path, primary = module.params["path"].rstrip("/"), module.params["primary"]
+
+    def program(name):
+        return os.path.join(module.params["bin_directory"], name)
+
+    def control_is_valid(directory):
+        answer = subprocess.run(
+            [program("pg_controldata"), "--pgdata", directory],
+            capture_output=True, text=True, check=False, env=dict(os.environ, LC_ALL="C"),
+        )
+        return answer.returncode == 0 and "WARNING" not in answer.stdout + answer.stderr
+
+    state = state_of(path, control_is_valid)
+    if state == "cluster" or module.check_mode:
+        module.exit_json(changed=state != "cluster", state=state)
+
+    workshop = Workshop(module, path)
+    workshop.enter()
+    state = state_of(path, control_is_valid)
+    if state == "cluster":
+        module.exit_json(changed=True, state=state)
+    workshop.clear()
+    if primary:
+        workshop.run(
+            [
+                program("pg_basebackup"), "--pgdata", workshop.result, "--dbname", connection_string(primary),
+                "--slot", module.params["slot"], "--wal-method", "stream", "--checkpoint", "fast", "--no-password",
+            ],
+            "pg_basebackup from %s" % primary.get("host"),
+        )
+        workshop.run([program("pg_verifybackup"), "--exit-on-error", "--quiet", workshop.result], "pg_verifybackup")
+        signal_file = os.open(os.path.join(workshop.result, "standby.signal"), os.O_CREAT | os.O_WRONLY, 0o600)
+        os.fsync(signal_file)
+        os.close(signal_file)
+    else:
+        workshop.run([program("initdb"), "--pgdata", workshop.result] + module.params["initdb_arguments"], "initdb")
+
+    answer = {"state": state}
+    if state == "incomplete":
+        answer["set_aside"] = "%s.failed-%d" % (path, time.time())
+        os.rename(path, answer["set_aside"])
+    workshop.publish()
+    module.exit_json(changed=True, **answer)
+
+
+if __name__ == "__main__":
+    main()

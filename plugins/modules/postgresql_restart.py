@@ -1,0 +1,158 @@
+#!/usr/bin/python
+"""Restart a server and wait until the cluster is whole again."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: postgresql_restart
+short_description: Restart a PostgreSQL server when all others follow, and wait until it serves again
+description:
+  - A primary restarts only while every replica named streams and has replayed what was written so far.
+  - A replica is ready when it streams again and has replayed what the primary had sent.
+options:
+  unit:
+    description: The systemd unit of the server.
+    type: str
+    required: true
+  replicas:
+    description: Names (application_name) of the replicas that must follow before a primary restarts, and again after.
+    type: list
+    elements: str
+    default: []
+  timeout_seconds:
+    description: How long each wait may take.
+    type: int
+    default: 120
+  socket_directory:
+    description: Where the server's socket is.
+    type: str
+    default: /var/run/postgresql
+  port:
+    description: The server's port.
+    type: int
+    default: 5432
+  login_user:
+    description: The local superuser.
+    type: str
+    default: postgres
+author: [pgfleet]
+"""
+
+EXAMPLES = r"""
+- name: Restart PostgreSQL
+  postgresql_restart:
+    unit: postgresql@17-main
+    replicas: [pg2, pg3]
+"""
+
+RETURN = r"""
+still_pending:
+  description: Settings that still wait for a restart; empty unless something is wrong.
+  returned: success
+  type: list
+  elements: str
+"""
+
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.postgresql_connection import CONNECTION_ARGUMENTS, connect, require_psycopg2, rows
+
+try:
+    from psycopg2 import OperationalError
+except ImportError:
+    pass
+
+NOT_FOLLOWING = """
+select name from unnest(%(names)s) as name
+where not exists (
+  select from pg_stat_replication r
+  where r.application_name = name and r.state = 'streaming' and r.replay_lsn >= %(lsn)s::pg_lsn)
+"""
+RECEIVING = """
+select count(*) > 0 as answer from pg_stat_wal_receiver
+where status = 'streaming' and pg_last_wal_replay_lsn() >= latest_end_lsn
+"""
+
+
+class Server:
+    """One server, asked through connections that may break under us."""
+
+    def __init__(self, module):
+        self.module = module
+
+    def ask(self, query, arguments=None):
+        connection = connect(self.module.params, autocommit=True)
+        try:
+            return rows(connection, query, arguments)
+        finally:
+            connection.close()
+
+    def wait(self, condition, what):
+        """Until `condition()` gives an empty answer; the last answer goes into the sentence."""
+        deadline = time.monotonic() + self.module.params["timeout_seconds"]
+        while True:
+            try:
+                missing = condition()
+            except OperationalError as error:
+                missing = " ".join(str(error).split())
+            if not missing:
+                return
+            if time.monotonic() > deadline:
+                self.module.fail_json(
+                    msg="%s within %d seconds: %s. Nothing else was restarted; repair this and run the playbook again."
+                    % (what, self.module.params["timeout_seconds"], missing)
+                )
+            time.sleep(0.2)
+
+    def in_recovery(self):
+        return self.ask("select pg_is_in_recovery() as answer")[0]["answer"]
+
+    def wait_for_replicas(self):
+        lsn = self.ask("select pg_current_wal_lsn()::text as lsn")[0]["lsn"]
+        names = self.module.params["replicas"]
+        self.wait(
+            lambda: ", ".join(row["name"] for row in self.ask(NOT_FOLLOWING, {"names": names, "lsn": lsn})),
+            "Not every replica streams and has caught up",
+        )
+
+    def wait_for_primary(self):
+        self.wait(
+            lambda: "" if self.ask(RECEIVING)[0]["answer"] else "no streaming connection that has caught up",
+            "This replica does not follow its primary",
+        )
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec=dict(
+            CONNECTION_ARGUMENTS,
+            unit={"type": "str", "required": True},
+            replicas={"type": "list", "elements": "str", "default": []},
+            timeout_seconds={"type": "int", "default": 120},
+        ),
+        supports_check_mode=True,
+    )
+    if module.check_mode:
+        module.exit_json(changed=True, still_pending=[])
+    require_psycopg2(module)
+    server = Server(module)
+    replica = server.in_recovery()
+    if not replica:
+        server.wait_for_replicas()
+    # Less to write while nobody is served.
+    server.ask("checkpoint")
+    code, _, error = module.run_command(["systemctl", "restart", module.params["unit"]])
+    if code != 0:
+        module.fail_json(msg="systemctl restart %s failed: %s" % (module.params["unit"], error.strip()))
+    server.wait(lambda: "" if server.in_recovery() == replica else "its role has changed", "The server does not answer")
+    if replica:
+        server.wait_for_primary()
+    else:
+        server.wait_for_replicas()
+    pending = [row["name"] for row in server.ask("select name from pg_settings where pending_restart order by name")]
+    module.exit_json(changed=True, still_pending=pending)
+
+
+if __name__ == "__main__":
+    main()

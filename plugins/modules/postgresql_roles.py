@@ -1,0 +1,170 @@
+#!/usr/bin/python
+"""Converge roles: attributes, memberships, settings and passwords, in one transaction."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: postgresql_roles
+short_description: Converge PostgreSQL roles in one transaction
+description:
+  - Each role named is made or altered until it is as described. Roles that are not named are left alone.
+  - A password becomes a SCRAM-SHA-256 verifier before it reaches the server, and the session is hidden from the
+    server's log and from pg_stat_statements.
+options:
+  roles:
+    description:
+      - Keys are name, login, replication, connection_limit (-1 is none), member_of (exactly these) and settings
+        (exactly these).
+    type: list
+    elements: dict
+    required: true
+  passwords:
+    description: Passwords by role name. A role that is not here has none.
+    type: dict
+    default: {}
+  socket_directory:
+    description: Where the server's socket is.
+    type: str
+    default: /var/run/postgresql
+  port:
+    description: The server's port.
+    type: int
+    default: 5432
+  login_user:
+    description: The local superuser.
+    type: str
+    default: postgres
+author: [pgfleet]
+"""
+
+EXAMPLES = r"""
+- name: Converge the roles
+  postgresql_roles:
+    roles:
+      - {name: app_ro, login: true, connection_limit: 100, settings: {statement_timeout: 30s}}
+    passwords: {app_ro: "{{ secret }}"}
+"""
+
+RETURN = r"""
+actions:
+  description: What was done, without secrets.
+  returned: always
+  type: list
+  elements: str
+"""
+
+import os
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.postgresql_connection import (
+    CONNECTION_ARGUMENTS, connect, execute, literal, quote, require_psycopg2, rows, sentence,
+)
+from ansible.module_utils.scram import matches, verifier
+
+PRESENT = """
+select r.rolname as name, r.rolcanlogin as login, r.rolreplication as replication, r.rolconnlimit as connection_limit,
+  r.rolsuper or r.rolcreaterole or r.rolcreatedb or r.rolbypassrls or not r.rolinherit as privileged,
+  r.rolpassword as verifier,
+  array(select g.rolname::text from pg_auth_members m join pg_roles g on g.oid = m.roleid
+        where m.member = r.oid order by 1) as member_of,
+  coalesce((select setconfig from pg_db_role_setting s where s.setrole = r.oid and s.setdatabase = 0), '{}') as settings
+from pg_authid r where r.rolname = any(%(names)s)
+"""
+DEFAULTS = {"login": False, "replication": False, "connection_limit": -1, "member_of": [], "settings": {}}
+
+
+def attributes(role):
+    return "%s %s CONNECTION LIMIT %d NOSUPERUSER NOCREATEROLE NOCREATEDB NOBYPASSRLS INHERIT" % (
+        "LOGIN" if role["login"] else "NOLOGIN",
+        "REPLICATION" if role["replication"] else "NOREPLICATION",
+        role["connection_limit"],
+    )
+
+
+def plan(wanted, present, passwords, make_verifier):
+    """[(statement, what it does)] that turn the roles present into those wanted.
+
+    `present` is {name: row of PRESENT}; `make_verifier(password)` is called only for a password that changes.
+    """
+    steps = []
+    for role in wanted:
+        role = dict(DEFAULTS, **role)
+        name, now = role["name"], present.get(role["name"])
+        described = "%s: " % name
+        if now is None:
+            steps.append(("CREATE ROLE %s %s" % (quote(name), attributes(role)), described + "created"))
+            now = dict(DEFAULTS, settings=[], verifier=None)
+        elif now["privileged"] or any(now[key] != role[key] for key in ("login", "replication", "connection_limit")):
+            steps.append(("ALTER ROLE %s %s" % (quote(name), attributes(role)), described + "attributes set"))
+
+        password = passwords.get(name)
+        if password is None and now["verifier"] is not None:
+            steps.append(("ALTER ROLE %s PASSWORD NULL" % quote(name), described + "password removed"))
+        elif password is not None and not matches(password, now["verifier"]):
+            steps.append(
+                ("ALTER ROLE %s PASSWORD %s" % (quote(name), literal(make_verifier(password))), described + "password set")
+            )
+
+        for group in sorted(set(role["member_of"]) - set(now["member_of"])):
+            steps.append(("GRANT %s TO %s" % (quote(group), quote(name)), described + "member of %s" % group))
+        for group in sorted(set(now["member_of"]) - set(role["member_of"])):
+            steps.append(("REVOKE %s FROM %s" % (quote(group), quote(name)), described + "no longer member of %s" % group))
+
+        settings = dict(line.split("=", 1) for line in now["settings"])
+        for key, value in sorted(role["settings"].items()):
+            if settings.get(key) != str(value):
+                steps.append(
+                    ("ALTER ROLE %s SET %s = %s" % (quote(name), quote(key), literal(value)),
+                     described + "%s = %s" % (key, value))
+                )
+        for key in sorted(set(settings) - set(role["settings"])):
+            steps.append(("ALTER ROLE %s RESET %s" % (quote(name), quote(key)), described + "%s reset" % key))
+    return steps
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec=dict(
+            CONNECTION_ARGUMENTS,
+            roles={
+                "type": "list", "elements": "dict", "required": True,
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "login": {"type": "bool", "default": False},
+                    "replication": {"type": "bool", "default": False},
+                    "connection_limit": {"type": "int", "default": -1},
+                    "member_of": {"type": "list", "elements": "str", "default": []},
+                    "settings": {"type": "dict", "default": {}},
+                },
+            },
+            passwords={"type": "dict", "default": {}, "no_log": True},
+        ),
+        supports_check_mode=True,
+    )
+    require_psycopg2(module)
+    import psycopg2
+
+    wanted = module.params["roles"]
+    steps = []
+    try:
+        connection = connect(module.params)
+        present = {row["name"]: row for row in rows(connection, PRESENT, {"names": [role["name"] for role in wanted]})}
+        steps = plan(wanted, present, module.params["passwords"], lambda password: verifier(password, os.urandom(16)))
+        if steps and not module.check_mode:
+            for statement, _ in steps:
+                execute(connection, [statement])
+            connection.commit()
+        connection.close()
+    except psycopg2.Error as error:
+        # Only the server's own words: its context could quote a statement.
+        text = error.diag.message_primary or str(error)
+        module.fail_json(msg="The roles were not changed: %s" % sentence(text))
+    actions = [action for _, action in steps]
+    module.exit_json(
+        changed=bool(steps), actions=actions,
+        diff={"before": "", "after": "".join(action + "\n" for action in actions)},
+    )
+
+
+if __name__ == "__main__":
+    main()

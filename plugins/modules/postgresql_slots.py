@@ -1,0 +1,103 @@
+#!/usr/bin/python
+"""Converge the physical replication slots of one server."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: postgresql_slots
+short_description: Converge physical replication slots
+description:
+  - Makes the slots wanted here. Of the fleet's other slots it drops those that nobody uses, which a change of
+    primary leaves behind and which would keep WAL for ever. Slots of others are reported, never dropped.
+options:
+  wanted:
+    description: Slots that replicas of this server use.
+    type: list
+    elements: str
+    required: true
+  owned:
+    description: Slots of every node of the fleet.
+    type: list
+    elements: str
+    required: true
+  socket_directory:
+    description: Where the server's socket is.
+    type: str
+    default: /var/run/postgresql
+  port:
+    description: The server's port.
+    type: int
+    default: 5432
+  login_user:
+    description: The local superuser.
+    type: str
+    default: postgres
+author: [pgfleet]
+"""
+
+EXAMPLES = r"""
+- name: Converge the slots
+  postgresql_slots:
+    wanted: [slot_pg2, slot_pg3]
+    owned: [slot_pg1, slot_pg2, slot_pg3]
+"""
+
+RETURN = r"""
+created:
+  description: Slots made.
+  returned: always
+  type: list
+  elements: str
+dropped:
+  description: Slots dropped.
+  returned: always
+  type: list
+  elements: str
+unknown:
+  description: Slots that no node of the fleet owns.
+  returned: always
+  type: list
+  elements: str
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.postgresql_connection import CONNECTION_ARGUMENTS, connect, require_psycopg2, rows
+
+
+def plan(present, wanted, owned):
+    """(to create, to drop, unknown); `present` is {name: {slot_type, active, wal_status}}."""
+    lost = {name for name, slot in present.items() if slot["wal_status"] == "lost" and not slot["active"]}
+    create = sorted(set(wanted) - set(present) | set(wanted) & lost)
+    drop = sorted(
+        name for name, slot in present.items()
+        if name in owned and (name not in wanted or name in lost) and not slot["active"] and slot["slot_type"] == "physical"
+    )
+    return create, drop, sorted(set(present) - set(owned))
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec=dict(
+            CONNECTION_ARGUMENTS,
+            wanted={"type": "list", "elements": "str", "required": True},
+            owned={"type": "list", "elements": "str", "required": True},
+        ),
+        supports_check_mode=True,
+    )
+    require_psycopg2(module)
+    connection = connect(module.params, autocommit=True)
+    present = {
+        row["slot_name"]: row
+        for row in rows(connection, "select slot_name, slot_type, active, wal_status from pg_replication_slots")
+    }
+    create, drop, unknown = plan(present, module.params["wanted"], module.params["owned"])
+    if not module.check_mode:
+        for name in drop:
+            rows(connection, "select pg_drop_replication_slot(%s)", [name])
+        for name in create:
+            rows(connection, "select pg_create_physical_replication_slot(%s, true)", [name])
+    module.exit_json(changed=bool(create or drop), created=create, dropped=drop, unknown=unknown)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+#!/usr/bin/python
+"""Wait until a replica streams through its slot."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: postgresql_streaming
+short_description: Wait until a replica streams from its primary through its slot
+options:
+  slot:
+    description: The slot it must use.
+    type: str
+    required: true
+  host:
+    description: The address it must stream from.
+    type: str
+    required: true
+  timeout_seconds:
+    description: How long it may take.
+    type: int
+    default: 60
+  socket_directory:
+    description: Where the server's socket is.
+    type: str
+    default: /var/run/postgresql
+  port:
+    description: The server's port.
+    type: int
+    default: 5432
+  login_user:
+    description: The local superuser.
+    type: str
+    default: postgres
+author: [pgfleet]
+"""
+
+EXAMPLES = r"""
+- name: Wait until it streams
+  postgresql_streaming:
+    slot: slot_pg2
+    host: 192.0.2.11
+"""
+
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.postgresql_connection import CONNECTION_ARGUMENTS, connect, require_psycopg2, rows
+
+RECEIVER = "select status, slot_name, sender_host from pg_stat_wal_receiver where pid is not null"
+
+
+def complaint(receivers, slot, host):
+    """What is wrong with the receiver, in words; empty when nothing is."""
+    if not receivers:
+        return "it has no connection to a primary"
+    receiver = receivers[0]
+    if receiver["status"] != "streaming":
+        return "its receiver is %s" % receiver["status"]
+    if (receiver["slot_name"], receiver["sender_host"]) != (slot, host):
+        return "it streams from %s through the slot %s" % (receiver["sender_host"], receiver["slot_name"])
+    return ""
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec=dict(
+            CONNECTION_ARGUMENTS,
+            slot={"type": "str", "required": True},
+            host={"type": "str", "required": True},
+            timeout_seconds={"type": "int", "default": 60},
+        ),
+        supports_check_mode=True,
+    )
+    require_psycopg2(module)
+    from psycopg2 import OperationalError
+
+    params = module.params
+    deadline = time.monotonic() + params["timeout_seconds"]
+    connection = None
+    while True:
+        try:
+            connection = connection or connect(params, autocommit=True)
+            wrong = complaint(rows(connection, RECEIVER), params["slot"], params["host"])
+        except OperationalError as error:
+            connection, wrong = None, "it does not answer (%s)" % " ".join(str(error).split())
+        if not wrong:
+            module.exit_json(changed=False)
+        if time.monotonic() > deadline:
+            module.fail_json(
+                msg="This replica does not stream from %s through %s within %d seconds: %s. "
+                "Its log in /var/log/postgresql says why; when the primary no longer has the WAL it needs, rebuild it."
+                % (params["host"], params["slot"], params["timeout_seconds"], wrong)
+            )
+        time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    main()
