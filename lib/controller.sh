@@ -80,7 +80,7 @@ make_venv() {
   "$python" -m venv .venv
   sed -n '/^uv==/,/[^\\]$/p' requirements.txt >.cache/requirements-uv.txt
   if .venv/bin/pip install --quiet --no-deps --require-hashes --only-binary :all: -r .cache/requirements-uv.txt &&
-    .venv/bin/uv pip install --no-config --cache-dir .cache/uv --python .venv/bin/python --compile-bytecode \
+    .venv/bin/uv pip install --system-certs --cache-dir .cache/uv --python .venv/bin/python --compile-bytecode \
       --require-hashes --only-binary :all: -r requirements.txt; then
     :
   else
