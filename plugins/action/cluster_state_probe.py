@@ -18,7 +18,7 @@ def reason(text: str) -> str:
 
 def explain(node: str, address: str, user: str, result: dict[str, Any]) -> str:
     """A failed module result as a sentence: what, where, what to type next."""
-    said = " ".join(str(result.get(key, "")) for key in ("msg", "module_stderr", "module_stdout", "exception"))
+    said = " ".join(str(result.get(key, "")) for key in ("msg", "module_stderr", "module_stdout"))
     if "sudo" in said or "become" in said.lower() or "a password is required" in said:
         return (f"{node}: {user} is not root and may not use sudo without a password. On {node}, as root: "
                 f"echo '{user} ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/{user} (or run with --ask-become-pass).")
@@ -75,6 +75,7 @@ class ActionModule(ActionBase):
         repository = arguments.pop("repository", None)
         ports = arguments.pop("ports", [])
         directories = arguments.pop("directories", [])
+        addresses = arguments.pop("addresses", [])
         arguments["ports"] = [entry["port"] for entry in ports]
         arguments["directories"] = [entry["path"] for entry in directories]
         node = self._task.delegate_to or variables.get("inventory_hostname", "")
@@ -101,7 +102,8 @@ class ActionModule(ActionBase):
         if facts:
             problems += distribution_problems(node, facts, supported, repository)
         found = {key: value for key, value in state.items() if key not in ("invocation", "changed")}
-        return {"changed": False, "ansible_facts": facts, "state": {"reachable": True, "problems": problems, **found}}
+        return {"changed": False, "ansible_facts": facts, "state": {"reachable": True, "problems": problems,
+                                             "addresses": addresses, **found}}
 
     @staticmethod
     def _silent(problem: str) -> dict[str, Any]:

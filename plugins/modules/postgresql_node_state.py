@@ -9,6 +9,10 @@ import os
 import re
 import struct
 import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -52,6 +56,24 @@ options:
     type: list
     elements: path
     default: []
+  units:
+    description: The systemd units whose state is wanted.
+    type: list
+    elements: str
+    default: []
+  prometheus_url:
+    description: Where this node's Prometheus answers. Without it none is asked.
+    type: str
+    default: ""
+  ready_urls:
+    description: Addresses that answer 200 when all is well.
+    type: list
+    elements: str
+    default: []
+  wait_seconds:
+    description: How long targets and addresses that are not well may take to become so.
+    type: int
+    default: 0
 author: pgfleet
 """
 
@@ -78,6 +100,18 @@ server:
   returned: with data_directory
 ports:
   description: For each of the ports that is open, its owner's pid, process, and systemd unit.
+  type: dict
+  returned: always
+units:
+  description: For each of the units whether it is loaded, active, and started at boot.
+  type: dict
+  returned: always
+prometheus:
+  description: Its active targets and the exporters' own metrics, or why it could not be asked.
+  type: dict
+  returned: with prometheus_url
+not_ready:
+  description: For each of the addresses that does not answer 200, what it said.
   type: dict
   returned: always
 free_bytes:
@@ -139,17 +173,20 @@ select json_build_object(
 """
 
 # Leaf partitions and the plain tables: an exact count where the planner has no figure or a small one.
+COUNT_ROWS = 1000000
+COUNT_BYTES = 268435456
 TABLES_QUERY = """
 set statement_timeout = '5s';
 select coalesce(json_agg(json_build_object('parent', parent, 'table', leaf, 'estimated', estimated, 'rows',
     case when estimated then reltuples::bigint else
       (xpath('/row/n/text()', query_to_xml(format('select count(*) as n from %s', oid::regclass),
         false, true, '')))[1]::text::bigint end) order by parent, leaf), '[]')
-from (select c.oid, c.relname as leaf, c.reltuples, c.reltuples > 1000000 as estimated,
+from (select c.oid, c.relname as leaf, c.reltuples, 
+        c.reltuples > {rows} or pg_relation_size(c.oid) > {bytes} as estimated,
         coalesce(pg_partition_root(c.oid)::regclass::text, c.relname) as parent
       from pg_class c join pg_namespace n on n.oid = c.relnamespace
       where c.relkind = 'r' and n.nspname !~ '^pg_' and n.nspname <> 'information_schema') t;
-"""
+""".replace("{rows}", str(COUNT_ROWS)).replace("{bytes}", str(COUNT_BYTES))
 
 
 def run(module, argv, text=None):
@@ -305,7 +342,7 @@ def read_instance(module):
         if server:
             found["timeline"] = server["timeline"]
             found["history"] = read_history(wal_directory, server["timeline"])
-        if server and module.params["database"]:
+        if server and not server["in_recovery"] and module.params["database"]:
             tables, found["tables_error"] = query(module, module.params["database"], TABLES_QUERY)
             found["tables"] = tables or []
     return found
@@ -373,6 +410,70 @@ def free_bytes(path):
     return status.f_bavail * status.f_frsize
 
 
+def unit_states(module, units):
+    """{unit: {load, active, enabled}} from one call."""
+    states = {}
+    if not units:
+        return states
+    properties = "Id,LoadState,ActiveState,UnitFileState,WantedBy,RequiredBy"
+    for unit in units:
+        code, output, error = run(module, ["systemctl", "show", "--property", properties, unit + ".service"])
+        found = dict(line.partition("=")[::2] for line in output.splitlines())
+        states[unit] = {
+            "load": found.get("LoadState", error.strip()),
+            "active": found.get("ActiveState", "unknown"),
+            # An instance may be wanted by a generator's link, of which UnitFileState knows nothing.
+            "enabled": found.get("UnitFileState", "").startswith("enabled")
+            or bool(found.get("WantedBy") or found.get("RequiredBy")),
+        }
+    return states
+
+
+def fetch(url):
+    """(status, body); status is 0 and body the reason when nothing answered."""
+    try:
+        with urllib.request.urlopen(url, timeout=PROBE_SECONDS) as answer:  # noqa: S310 - the caller's own services
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode(errors="replace")
+    except (OSError, ValueError) as error:
+        return 0, str(getattr(error, "reason", error))
+
+
+def until(deadline, ask, is_well):
+    """Ask until the answer is well or the deadline has passed; the last answer either way."""
+    answer = ask()
+    while not is_well(answer) and time.monotonic() < deadline:
+        time.sleep(0.5)
+        answer = ask()
+    return answer
+
+
+def read_prometheus(url, deadline):
+    """The targets, and what the exporters say about themselves."""
+    def targets():
+        status, body = fetch(url + "/api/v1/targets?state=active")
+        if status != 200:
+            return {"error": "%s answered %s: %s" % (url, status, body[:200]), "targets": []}
+        return {"error": "", "targets": [
+            {"job": target["labels"].get("job", ""), "instance": target["labels"].get("instance", ""),
+             "health": target["health"], "error": target["lastError"]}
+            for target in json.loads(body)["data"]["activeTargets"]]}
+
+    found = until(deadline, targets,
+                  lambda answer: not answer["error"] and all(target["health"] == "up" for target in answer["targets"]))
+    found["failing"] = []
+    if not found["error"]:
+        failing = "pg_exporter_last_scrape_error != 0 or pg_scrape_collector_success == 0 or " \
+                  "pg_exporter_user_queries_load_error != 0 or node_scrape_collector_success == 0"
+        status, body = fetch(url + "/api/v1/query?" + urllib.parse.urlencode({"query": failing}))
+        if status == 200:
+            found["failing"] = [series["metric"] for series in json.loads(body)["data"]["result"]]
+        else:
+            found["error"] = "%s answered %s: %s" % (url, status, body[:200])
+    return found
+
+
 def main():
     module = AnsibleModule(
         argument_spec={
@@ -384,6 +485,10 @@ def main():
             "database": {"type": "str", "default": ""},
             "ports": {"type": "list", "elements": "int", "default": []},
             "directories": {"type": "list", "elements": "path", "default": []},
+            "units": {"type": "list", "elements": "str", "default": []},
+            "prometheus_url": {"type": "str", "default": ""},
+            "ready_urls": {"type": "list", "elements": "str", "default": []},
+            "wait_seconds": {"type": "int", "default": 0},
         },
         supports_check_mode=True,
     )
@@ -392,6 +497,14 @@ def main():
         "ports": port_owners(module.params["ports"]),
         "free_bytes": {path: free_bytes(path) for path in module.params["directories"]},
     }
+    result["units"] = unit_states(module, module.params["units"])
+    deadline = time.monotonic() + module.params["wait_seconds"]
+    answers = {url: until(deadline, lambda url=url: fetch(url), lambda answer: answer[0] == 200)
+               for url in module.params["ready_urls"]}
+    result["not_ready"] = {url: "%s %s" % (status, body[:200].strip())
+                           for url, (status, body) in answers.items() if status != 200}
+    if module.params["prometheus_url"]:
+        result["prometheus"] = read_prometheus(module.params["prometheus_url"].rstrip("/"), deadline)
     if module.params["data_directory"]:
         result.update(read_instance(module))
     module.exit_json(**result)
