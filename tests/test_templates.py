@@ -83,9 +83,10 @@ def test_role_files_can_be_parsed(inventory: str, role: str) -> None:
 @every_role
 @every_inventory
 def test_role_files_say_first_that_they_are_managed(inventory: str, role: str) -> None:
+    # JSON knows no comments; a file that is read as one value cannot hold any.
     assert sorted({
         file.path for file in written(inventory, role)
-        if not file.path.endswith((".json", ".pgpass", ".sha256", ".prom", ".asc", ".gpg", "password", "passfile"))
+        if not file.path.endswith((".json", ".asc", ".gpg")) and len(file.content.split()) > 1
         and not re.search(r"managed", comment_of(file.content), re.IGNORECASE)
     }) == []
 

@@ -33,7 +33,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def nodes_of(fleet: Fleet, role: str) -> list[str]:
     """The nodes on which a playbook puts the role."""
-    pattern = hosts_of_roles()[role]
+    pattern = hosts_of_roles().get(role, "none")
     return fleet.inventory.hosts if pattern == "all" else fleet.group(pattern)
 
 
