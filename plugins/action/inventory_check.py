@@ -39,6 +39,7 @@ SECRET_NAME = re.compile(r"password|secret|token|key")
 PLACEHOLDER = re.compile(r"change[-_ ]?me|example|placeholder|replace[-_ ]?me|todo|password|xxx|^<.*>$|\.\.\.", re.IGNORECASE)
 
 KEY = re.compile(r"^\s*(?:- )?[{]?\s*[\"']?([A-Za-z_]\w*)[\"']?:", re.MULTILINE)
+SETTING = re.compile(r"^([a-z]\w*):", re.MULTILINE)
 WORD = re.compile(r"[a-z_][a-z0-9_]{3,}")
 
 
@@ -100,16 +101,17 @@ def node_problems(names: list[str], addresses: Mapping[str, str]) -> list[str]:
     return problems
 
 
-def unknown_names(defined: Iterable[str], inputs: Iterable[str], read: Iterable[str], roles: Iterable[str]) -> dict[str, str | None]:
+def unknown_names(defined: Iterable[str], inputs: Iterable[str], read: Iterable[str], roles: Iterable[str],
+                  settings: Iterable[str] = ()) -> dict[str, str | None]:
     """{misspelt name: what was probably meant}.
 
-    Known is what a role takes, or what anything in the project reads. An unknown name is misspelt when it
+    Known is what a role takes, or what anything in the project reads; settings are offered as what was meant. An unknown name is misspelt when it
     starts like one of ours, or is very like a known one; everything else is the user's own business.
     """
     takes = set(inputs)
     known = takes | set(read)
     prefixes = tuple(f"{role}_" for role in roles) + SHARED_PREFIXES
-    ours = takes | {name for name in read if name.startswith(prefixes)} | {"node_address"}
+    ours = takes | {name for name in read if name.startswith(prefixes)} | set(settings)
     unknown = {}
     for name in sorted(set(defined)):
         if name in known or name.startswith(FOREIGN_PREFIXES):
@@ -276,11 +278,10 @@ class ActionModule(ActionBase):
                 problems.append(f"The address of {host} cannot be told: {' '.join(str(error).split())}")
         problems += node_problems(groups.get("postgres_cluster", []), addresses)
 
-        homes = [ROOT / "group_vars" / name for name in HOMES]
-        read = names_read(files.values()) | {key for path in homes for key in KEY.findall(path.read_text())
-                                             if key.startswith(SHARED_PREFIXES)}
+        settings = {key for name in HOMES for key in SETTING.findall((ROOT / "group_vars" / name).read_text())}
+        read = names_read(files.values()) | {key for key in settings if key.startswith(SHARED_PREFIXES)}
         unknown = unknown_names((name for host in hosts for name in raw[host]), options, read,
-                                (path.parents[1].name for path in ROOT.glob("roles/*/meta/argument_specs.yml")))
+                                (path.parents[1].name for path in ROOT.glob("roles/*/meta/argument_specs.yml")), settings)
         for name, meant in unknown.items():
             advice = f"write {meant}" if meant else "roles/*/defaults/main.yml lists the names there are"
             problems.append(f"Nothing reads the variable {name}{where_defined(name, files, extra)}: {advice}.")
