@@ -16,7 +16,6 @@ from pgroute.errors import ConfigurationError, PgrouteError
 from pgroute.load import load_users
 from pgroute.probe import one_line
 from pgroute.router import Router
-from pgroute.service import serve as run_service
 from pgroute.text import size, table
 from pgroute.topology import Role, Topology
 
@@ -86,6 +85,8 @@ def load(count: Annotated[int, typer.Argument(min=1, help="Users to add.")]) -> 
 @app.command()
 def serve() -> None:
     """Serve /healthz, /readyz and /metrics until told to stop."""
+    from pgroute.service import serve as run_service  # a web server is loaded only to serve
+
     logging.getLogger("pgroute").setLevel(logging.INFO)
     run_service(Settings.from_environment())
 

@@ -1,0 +1,112 @@
+"""The configuration: what is accepted, and which sentence the rest gets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pgroute import ConfigurationError, Node, Settings
+
+ENVIRONMENT = {
+    "PGROUTE_NODES": "pg1=10.0.0.1:5433, pg2=10.0.0.2",
+    "PGROUTE_DATABASE": "app",
+    "PGROUTE_WRITE_USER": "app_rw",
+    "PGROUTE_READ_USER": "app_ro",
+    "HOME": "/nowhere",
+}
+
+
+def test_environment_is_read() -> None:
+    settings = Settings.from_environment(ENVIRONMENT | {"PGROUTE_MAX_LAG_BYTES": "5"})
+    assert settings.members == (Node("pg1", "10.0.0.1", 5433), Node("pg2", "10.0.0.2", 5432))
+    assert (settings.writer, settings.reader) == ("app_rw", "app_ro")
+    assert settings.max_lag_bytes == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"PGROUTE_NODE": "x"}, "PGROUTE_NODE is not a setting of pgroute; did you mean"),
+        ({"PGROUTE_NODES": ""}, "set exactly one of PGROUTE_NODES and PGROUTE_DSN"),
+        ({"PGROUTE_DSN": "host=a"}, "set exactly one of PGROUTE_NODES and PGROUTE_DSN"),
+        ({"PGROUTE_NODES": "a=h:x"}, "not a node: 'a=h:x'"),
+        ({"PGROUTE_NODES": "a="}, "not a node"),
+        ({"PGROUTE_NODES": "a=h:0"}, "not a port: 0"),
+        ({"PGROUTE_NODES": "a=h,a=i"}, "the node a is given twice"),
+        ({"PGROUTE_DATABASE": ""}, "no database given: set PGROUTE_DATABASE"),
+        ({"PGROUTE_WRITE_USER": ""}, "no write_user given"),
+        ({"PGROUTE_POLICY": "best"}, "policy: "),
+        ({"PGROUTE_MAX_LAG_BYTES": "-1"}, "max_lag_bytes: "),
+        ({"PGROUTE_POOL_MIN_SIZE": "11"}, "pool_min_size is greater"),
+        ({"PGROUTE_PASSFILE": "/nowhere/passfile"}, "the passfile /nowhere/passfile: No such file"),
+    ],
+)
+def test_bad_environment_gets_a_sentence(change: dict[str, str], sentence: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        Settings.from_environment(ENVIRONMENT | change)
+    assert sentence in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_passfile_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    passfile = tmp_path / "passfile"
+    passfile.touch(mode=0o600)
+    environment = ENVIRONMENT | {"PGROUTE_PASSFILE": str(passfile)}
+    assert Settings.from_environment(environment).passfile == passfile
+    passfile.chmod(0o640)
+    with pytest.raises(ConfigurationError, match="chmod 0600"):
+        Settings.from_environment(environment)
+
+
+def test_dsn_with_several_hosts_is_read() -> None:
+    settings = Settings.from_dsn("postgresql://app@pg1,pg2:5433,pg3/shop?sslmode=require")
+    assert settings.members == (
+        Node("pg1", "pg1", 5432),
+        Node("pg2", "pg2", 5433),
+        Node("pg3", "pg3", 5432),
+    )
+    assert (settings.database_name, settings.writer, settings.reader) == ("shop", "app", "app")
+    connection = settings.connection(settings.members[1], user="app", read_only=True)
+    assert (connection["host"], connection["port"]) == ("pg2", 5433)
+    assert connection["sslmode"] == "require"
+
+
+def test_nodes_on_one_host_are_named_by_their_ports() -> None:
+    settings = Settings.from_dsn("host=h,h port=1,2 user=u dbname=d")
+    assert [node.name for node in settings.members] == ["h:1", "h:2"]
+
+
+@pytest.mark.parametrize(
+    ("dsn", "sentence"),
+    [
+        ("postgresql://app:secret@pg1/app", "the DSN holds a password"),
+        ("postgresql://app@/app", "the DSN names no host"),
+        ("host=a,b port=1,2,3 user=u dbname=d", "the DSN has 2 hosts and 3 ports"),
+        ("host=a user=u dbname=d target_session_attrs=primary", "target_session_attrs"),
+        ("postgresql://[", "the DSN cannot be read"),
+    ],
+)
+def test_bad_dsn_gets_a_sentence_without_its_password(dsn: str, sentence: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        Settings.from_dsn(dsn)
+    assert sentence in str(raised.value)
+    assert "secret" not in str(raised.value)
+
+
+def test_every_connection_has_its_limits() -> None:
+    settings = Settings.from_environment(ENVIRONMENT | {"PGROUTE_OPERATION_TIMEOUT_SECONDS": "7"})
+    connection = settings.connection(settings.members[0], user="app_rw", read_only=False)
+    assert connection["connect_timeout"] == 3
+    assert connection["tcp_user_timeout"] == 10_000
+    assert connection["keepalives"] == 1
+    assert "statement_timeout=7000" in connection["options"]
+    assert "idle_in_transaction_session_timeout=7000" in connection["options"]
+    assert "default_transaction_read_only=off" in connection["options"]
+    assert "password" not in connection
+
+
+def test_read_connections_are_read_only() -> None:
+    settings = Settings.from_environment(ENVIRONMENT)
+    connection = settings.connection(settings.members[0], user="app_ro", read_only=True)
+    assert "default_transaction_read_only=on" in connection["options"]
