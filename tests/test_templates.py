@@ -17,7 +17,9 @@ from helpers.rendering import SECRETS, Written, files_of, fleet, mentioned_in, t
 from helpers.repository import ROOT, inventories, roles
 
 # What roles learn from the machines before they write a file: {role: {register or fact: an answer}}.
-ANSWERS: dict[str, dict[str, Any]] = {}
+ANSWERS: dict[str, dict[str, Any]] = {
+    "base": {"__base_policy": {"stdout": " 500 https://mirror.example/debian trixie/main amd64 Packages\n"}},
+}
 
 every_role = pytest.mark.parametrize("role", [role for role in roles() if (ROOT / "roles" / role / "tasks").is_dir()])
 every_inventory = pytest.mark.parametrize("inventory", inventories())

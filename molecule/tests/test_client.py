@@ -36,7 +36,8 @@ def test_the_metrics_tell_every_node_and_its_role(fleet: Fleet, name: str, servi
 
 def test_the_service_counts_the_reads_it_routes_to_replicas(fleet: Fleet, name: str, service: str, replicas: list[str]) -> None:
     def reads() -> set[str]:
-        text = fleet.fetch(name, f"{service}/metrics")[1]
+        status, text = fleet.fetch(name, f"{service}/metrics")
+        assert status == 200, text
         counted = re.findall(r'^pgroute_routed_total\{(.*)\} (\S+)$', text, re.MULTILINE)
         return {
             dict(re.findall(r'(\w+)="([^"]*)"', labels))["node"]

@@ -7,11 +7,11 @@ import pytest
 from helpers.fleet import Fleet
 from helpers.repository import ROOT
 
+testinfra_hosts = ["ansible://all"]
+
 # Runs on the node as root. The secrets come on standard input: a command line would be a leak of its own.
 SEARCH = r"""
 import json, os, stat, subprocess, sys
-
-testinfra_hosts = ["ansible://all"]
 
 place, secrets = json.load(sys.stdin)
 found = set()

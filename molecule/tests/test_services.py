@@ -70,8 +70,14 @@ def expected_sockets(fleet: Fleet, node: str, role: str) -> set[tuple[str, int]]
     variables = fleet.variables(node)
     port = int(variables[f"{role}_port"])
     if role == "postgresql":
-        return {(address, port) for address in [*variables["postgresql_listen_addresses"], "127.0.0.1", "::1"]}
+        return {(address, port) for address in [*variables["postgresql_listen_addresses"], *local_addresses(fleet, node)]}
     return {(variables[f"{role}_address"], port)}
+
+
+@functools.cache
+def local_addresses(fleet: Fleet, node: str) -> set[str]:
+    """What `localhost` means on the node: with or without IPv6."""
+    return {line.split()[0] for line in fleet.node(node).check_output("getent ahosts localhost").splitlines()}
 
 
 def test_service_is_enabled_and_running(fleet: Fleet, node: str, role: str) -> None:
