@@ -38,7 +38,7 @@ def build() -> dashboard.Dashboard:
             "Load", "Runnable and disk-waiting processes over one minute, beside the number of processors.",
             "none", (f"pgfleet:node:load1{{{NODE}}}", "load"), (f"pgfleet:node:cpus{{{NODE}}}", "processors"), width=8))
         .with_panel(lines(
-            "Memory", "Available to new programs, of all there is.",
+            "Available memory", "What new programs can have, of all there is.",
             "bytes", (f"pgfleet:node:memory_available_bytes{{{NODE}}}", "available"),
             (f"pgfleet:node:memory_size_bytes{{{NODE}}}", "size"), width=8))
 

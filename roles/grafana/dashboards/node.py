@@ -14,7 +14,7 @@ def build() -> dashboard.Dashboard:
     return (
         board("node", "PostgreSQL node", "One database node.",
               choice("node", "Node", 'label_values(pgfleet:inventory:node{cluster="$cluster", tier="postgresql"}, instance)'))
-        .link(dashboard.DashboardLink("Host").url("/d/pgfleet-host?var-node=$node").keep_time(True))
+        .link(dashboard.DashboardLink("Host").url("/d/pgfleet-host?var-node=$node&var-cluster=$cluster").keep_time(True))
         .with_row(dashboard.Row("Now"))
         .with_panel(figure(
             "PostgreSQL", "Whether the server answers its exporter.",
@@ -61,7 +61,7 @@ def build() -> dashboard.Dashboard:
         .with_panel(lines(
             "Transactions", "Per second and database. Many rollbacks mean failing applications.",
             "ops", (f"pgfleet:node:commits:rate1m{{{NODE}}}", "{{datname}} commits"),
-            (f"pgfleet:node:rollbacks:rate1m{{{NODE}}} > 0", "{{datname}} rollbacks")))
+            (f"pgfleet:node:rollbacks:rate1m{{{NODE}}}", "{{datname}} rollbacks")))
         .with_panel(lines(
             "Rows", "Rows per second that statements fetched or changed.",
             "ops", (f"sum by (operation) (pgfleet:node:rows:rate1m{{{NODE}}})", "{{operation}}")))
