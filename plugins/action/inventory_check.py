@@ -195,7 +195,7 @@ def role_options(root: Path) -> dict[str, dict[str, Any]]:
     """{role input: its option}, from every role's argument_specs."""
     options: dict[str, dict[str, Any]] = {}
     for path in root.glob("roles/*/meta/argument_specs.yml"):
-        document = yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
+        document = yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         for entry in document["argument_specs"].values():
             options.update(entry.get("options") or {})
     return options
@@ -266,7 +266,7 @@ class ActionModule(ActionBase):
         options = role_options(ROOT)
         required = yaml.safe_load((ROOT / "requirements.yml").read_text())["collections"]
 
-        problems = controller_problems(ansible_version, tuple(sys.version_info))
+        problems = controller_problems(ansible_version, sys.version_info[:2])
         problems += collection_problems({entry["name"]: str(entry["version"]) for entry in required},
                                         installed_collections(entry["name"] for entry in required))
         problems += group_problems(groups)

@@ -217,7 +217,7 @@ def sentences(nodes: dict[str, Node], decision: dict[str, Any], names: list[str]
 def published_states(nodes: dict[str, Node]) -> dict[str, str]:
     """{node name: empty | cluster | incomplete}, for the roles that initialise and clone."""
     words = {"absent": "empty", "foreign": "incomplete"}
-    return {name: words.get(node["data_directory_state"], node["data_directory_state"])
+    return {name: words.get(str(node["data_directory_state"]), str(node["data_directory_state"]))
             for name, node in nodes.items() if "data_directory_state" in node}
 
 

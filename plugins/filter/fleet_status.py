@@ -99,14 +99,15 @@ def monitoring_problems(name: str, found: dict[str, Any], jobs: list[dict[str, A
     problems = []
     seen = {(target["job"], target["instance"]) for target in found["targets"]}
     for job in jobs:
-        for instance in sorted(job["targets"]):
-            if (job["name"], instance) not in seen:
-                problems.append(f"{name}: Prometheus does not scrape {job['name']} of {instance}: run playbooks/monitoring.yml.")
+        problems += [f"{name}: Prometheus does not scrape {job['name']} of {instance}: run playbooks/monitoring.yml."
+                     for instance in sorted(job["targets"]) if (job["name"], instance) not in seen]
     for target in found["targets"]:
         if target["health"] != "up":
-            problems.append(f"{name}: {target['job']} of {target['instance']} is {target['health']} for Prometheus ({target['error'] or 'not scraped yet'}).")
+            problems.append(f"{name}: {target['job']} of {target['instance']} is {target['health']} for Prometheus "
+                            f"({target['error'] or 'not scraped yet'}).")
         if target["instance"] not in names:
-            problems.append(f"{name}: Prometheus scrapes {target['job']} of {target['instance']}, which the inventory does not know: run playbooks/monitoring.yml.")
+            problems.append(f"{name}: Prometheus scrapes {target['job']} of {target['instance']}, "
+                            "which the inventory does not know: run playbooks/monitoring.yml.")
     for series in found["failing"]:
         collector = f" of collector {series['collector']}" if "collector" in series else ""
         problems.append(f"{series.get('instance', '?')}: {series['__name__']}{collector} says that {series.get('job', 'an exporter')} fails.")
@@ -166,7 +167,7 @@ def address_rows(nodes: dict[str, Node]) -> list[list[str]]:
 def columns(rows: list[list[str]]) -> str:
     """Rows as lines, each column as wide as its widest cell."""
     widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))] if rows else []
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
 class FilterModule:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 import json
 import os
@@ -13,6 +14,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from typing import Any, BinaryIO, Callable, TypeVar
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -120,6 +122,8 @@ free_bytes:
   returned: always
 """
 
+Answer = TypeVar("Answer")
+
 CONTROL_FIELDS = {
     "Database system identifier": "system_identifier",
     "Database cluster state": "state",
@@ -181,7 +185,7 @@ select coalesce(json_agg(json_build_object('parent', parent, 'table', leaf, 'est
     case when estimated then reltuples::bigint else
       (xpath('/row/n/text()', query_to_xml(format('select count(*) as n from %s', oid::regclass),
         false, true, '')))[1]::text::bigint end) order by parent, leaf), '[]')
-from (select c.oid, c.relname as leaf, c.reltuples, 
+from (select c.oid, c.relname as leaf, c.reltuples,
         c.reltuples > {rows} or pg_relation_size(c.oid) > {bytes} as estimated,
         coalesce(pg_partition_root(c.oid)::regclass::text, c.relname) as parent
       from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -189,21 +193,21 @@ from (select c.oid, c.relname as leaf, c.reltuples,
 """.replace("{rows}", str(COUNT_ROWS)).replace("{bytes}", str(COUNT_BYTES))
 
 
-def run(module, argv, text=None):
+def run(module: AnsibleModule, argv: list[str], text: str | None = None) -> tuple[int, str, str]:
     """Return (exit code, output, error) of a program that must not hang."""
     try:
-        done = subprocess.run(  # noqa: S603 - argv is ours, no shell
+        done = subprocess.run(
             argv, input=text, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False,
             env=dict(os.environ, LC_ALL="C", PGCONNECT_TIMEOUT="5"), cwd="/",
         )
     except subprocess.TimeoutExpired:
-        return 124, "", "%s did not answer within %d s" % (os.path.basename(argv[0]), PROBE_SECONDS)
+        return 124, "", f"{os.path.basename(argv[0])} did not answer within {PROBE_SECONDS} s"
     except OSError as error:
         return 127, "", str(error)
     return done.returncode, done.stdout, done.stderr
 
 
-def read_text(path):
+def read_text(path: str) -> str:
     try:
         with open(path, encoding="utf-8", errors="replace") as stream:
             return stream.read()
@@ -211,15 +215,15 @@ def read_text(path):
         return ""
 
 
-def program(version, name):
+def program(version: str, name: str) -> str:
     """Debian keeps the server's programs out of the path."""
-    path = "/usr/lib/postgresql/%s/bin/%s" % (version, name)
+    path = f"/usr/lib/postgresql/{version}/bin/{name}"
     return path if os.path.exists(path) else name
 
 
-def parse_control(output):
+def parse_control(output: str) -> dict[str, Any]:
     """pg_controldata's lines as a dict of the fields that decide."""
-    control = {}
+    control: dict[str, Any] = {}
     for line in output.splitlines():
         name, colon, value = line.partition(":")
         if colon and name in CONTROL_FIELDS:
@@ -230,19 +234,19 @@ def parse_control(output):
     return control
 
 
-def wal_end(wal_directory, segment_bytes):
+def wal_end(wal_directory: str, segment_bytes: int) -> tuple[str | None, int | None]:
     """The address of the last WAL page that was written, and its timeline, from the pages themselves.
 
     A recycled segment already has its new name while its pages still carry their old address:
     that is how the end is told. The granularity is one page of 8 kB.
     """
-    def page_address(stream, number):
+    def page_address(stream: BinaryIO, number: int) -> int | None:
         stream.seek(number * WAL_PAGE_BYTES)
         header = stream.read(16)
         if len(header) < 16:
             return None
         # xlp_magic, xlp_info, xlp_tli, xlp_pageaddr (access/xlog_internal.h), in the host's byte order
-        return struct.unpack("=HHIQ", header)[3]
+        return int(struct.unpack("=HHIQ", header)[3])
 
     try:
         names = [name for name in os.listdir(wal_directory) if WAL_NAME.match(name)]
@@ -262,21 +266,21 @@ def wal_end(wal_directory, segment_bytes):
                 else:
                     high = middle - 1
         end = start + low * WAL_PAGE_BYTES
-        return "%X/%X" % (end >> 32, end & 0xFFFFFFFF), int(name[:8], 16)
+        return f"{end >> 32:X}/{end & 0xFFFFFFFF:X}", int(name[:8], 16)
     return None, None
 
 
-def read_history(wal_directory, timeline):
+def read_history(wal_directory: str, timeline: int) -> list[tuple[int, str]]:
     """Where each earlier timeline was left, as the node's own history file tells: [[timeline, lsn], ...]."""
-    history = []
-    for line in read_text(os.path.join(wal_directory, "%08X.history" % timeline)).splitlines():
+    history: list[tuple[int, str]] = []
+    for line in read_text(os.path.join(wal_directory, f"{timeline:08X}.history")).splitlines():
         fields = line.split("#")[0].split()
         if len(fields) >= 2 and fields[0].isdigit():
-            history.append([int(fields[0]), fields[1]])
+            history.append((int(fields[0]), fields[1]))
     return history
 
 
-def postmaster(data_directory):
+def postmaster(data_directory: str) -> int | None:
     """The pid of the server that runs on this directory, found among the processes, or None.
 
     postmaster.pid is not asked: it survives a crash, and it is gone with a directory that was moved away.
@@ -291,7 +295,7 @@ def postmaster(data_directory):
     return None
 
 
-def query(module, database, sql):
+def query(module: AnsibleModule, database: str, sql: str) -> tuple[Any, str]:
     """The JSON that one query returns over the socket, as the server's own user; (None, why) otherwise."""
     options = module.params
     code, output, error = run(module, [
@@ -302,19 +306,19 @@ def query(module, database, sql):
     return json.loads(output), ""
 
 
-def read_instance(module):
+def read_instance(module: AnsibleModule) -> dict[str, Any]:
     """The data directory, what its control file says, and the server that runs on it."""
     directory = module.params["data_directory"]
     wal_directory = os.path.join(directory, "pg_wal")
-    found = {"data_directory": directory, "control": {}, "server": {}, "server_error": "", "signals": [], "tables": []}
+    found: dict[str, Any] = {"data_directory": directory, "control": {}, "server": {}, "server_error": "", "signals": [], "tables": []}
     try:
         names = sorted(os.listdir(directory))
     except FileNotFoundError:
-        names = None
+        names = []
     except NotADirectoryError:
         names = [os.path.basename(directory)]
     if not names:
-        found["data_directory_state"] = "absent" if names is None else "empty"
+        found["data_directory_state"] = "empty" if os.path.isdir(directory) else "absent"
     else:
         code, output, error = run(module, [program(module.params["version"], "pg_controldata"), "-D", directory])
         control = parse_control(output)
@@ -348,7 +352,7 @@ def read_instance(module):
     return found
 
 
-def listening_sockets(ports):
+def listening_sockets(ports: set[int]) -> dict[str, tuple[int, int]]:
     """{socket inode: (port, owner's uid)} of the wanted ports that somebody listens on."""
     inodes = {}
     for path in ("/proc/net/tcp", "/proc/net/tcp6"):
@@ -360,7 +364,7 @@ def listening_sockets(ports):
     return inodes
 
 
-def open_sockets(pid, uid, gid):
+def open_sockets(pid: int, uid: int, gid: int) -> list[str]:
     """The inodes of the sockets that a process has open, read as its own user.
 
     A container's root may lack the right to look into another user's process; that user never does.
@@ -369,7 +373,7 @@ def open_sockets(pid, uid, gid):
     try:
         os.setegid(gid)
         os.seteuid(uid)
-        links = [os.readlink(path) for path in glob.glob("/proc/%d/fd/*" % pid)]
+        links = [os.readlink(path) for path in glob.glob(f"/proc/{pid}/fd/*")]
     except OSError:
         return []
     finally:
@@ -378,31 +382,31 @@ def open_sockets(pid, uid, gid):
     return [link[8:-1] for link in links if link.startswith("socket:[")]
 
 
-def port_owners(ports):
+def port_owners(ports: list[int]) -> dict[str, dict[str, Any]]:
     """{port: {pid, process, unit}} of those of the ports that are open."""
     inodes = listening_sockets(set(ports))
-    owners = {str(port): {"pid": 0, "process": "an unknown process", "unit": ""} for port, _ in inodes.values()}
+    owners: dict[str, dict[str, Any]] = {str(port): {"pid": 0, "process": "an unknown process", "unit": ""} for port, _ in inodes.values()}
     users = {uid for _, uid in inodes.values()}
     # Ascending, so that of a server and its children the server is named.
     for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()) if inodes else []:
-        status = read_text("/proc/%d/status" % pid)
+        status = read_text(f"/proc/{pid}/status")
         ids = re.search(r"^Uid:\s+(\d+).*\nGid:\s+(\d+)", status, re.MULTILINE)
         if not ids or int(ids.group(1)) not in users:
             continue
         for inode in open_sockets(pid, int(ids.group(1)), int(ids.group(2))):
             if inode not in inodes or owners[str(inodes[inode][0])]["pid"]:
                 continue
-            argv = [word for word in read_text("/proc/%d/cmdline" % pid).split("\0") if word]
-            units = re.findall(r"([^/\n]+)\.service", read_text("/proc/%d/cgroup" % pid))
+            argv = [word for word in read_text(f"/proc/{pid}/cmdline").split("\0") if word]
+            units = re.findall(r"([^/\n]+)\.service", read_text(f"/proc/{pid}/cgroup"))
             owners[str(inodes[inode][0])] = {
                 "pid": pid,
-                "process": os.path.basename(argv[0]) if argv else read_text("/proc/%d/comm" % pid).strip(),
+                "process": os.path.basename(argv[0]) if argv else read_text(f"/proc/{pid}/comm").strip(),
                 "unit": units[-1] if units else "",
             }
     return owners
 
 
-def free_bytes(path):
+def free_bytes(path: str) -> int:
     """Free bytes for an ordinary user where this path is, or will be."""
     while not os.path.isdir(path) and path != "/":
         path = os.path.dirname(path)
@@ -410,14 +414,14 @@ def free_bytes(path):
     return status.f_bavail * status.f_frsize
 
 
-def unit_states(module, units):
+def unit_states(module: AnsibleModule, units: list[str]) -> dict[str, dict[str, Any]]:
     """{unit: {load, active, enabled}} from one call."""
-    states = {}
+    states: dict[str, dict[str, Any]] = {}
     if not units:
         return states
     properties = "Id,LoadState,ActiveState,UnitFileState,WantedBy,RequiredBy"
     for unit in units:
-        code, output, error = run(module, ["systemctl", "show", "--property", properties, unit + ".service"])
+        _, output, error = run(module, ["systemctl", "show", "--property", properties, unit + ".service"])
         found = dict(line.partition("=")[::2] for line in output.splitlines())
         states[unit] = {
             "load": found.get("LoadState", error.strip()),
@@ -429,10 +433,10 @@ def unit_states(module, units):
     return states
 
 
-def fetch(url):
+def fetch(url: str) -> tuple[int, str]:
     """(status, body); status is 0 and body the reason when nothing answered."""
     try:
-        with urllib.request.urlopen(url, timeout=PROBE_SECONDS) as answer:  # noqa: S310 - the caller's own services
+        with urllib.request.urlopen(url, timeout=PROBE_SECONDS) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode(errors="replace")
@@ -440,7 +444,7 @@ def fetch(url):
         return 0, str(getattr(error, "reason", error))
 
 
-def until(deadline, ask, is_well):
+def until(deadline: float, ask: Callable[[], Answer], is_well: Callable[[Answer], bool]) -> Answer:
     """Ask until the answer is well or the deadline has passed; the last answer either way."""
     answer = ask()
     while not is_well(answer) and time.monotonic() < deadline:
@@ -449,12 +453,12 @@ def until(deadline, ask, is_well):
     return answer
 
 
-def read_prometheus(url, deadline):
+def read_prometheus(url: str, deadline: float) -> dict[str, Any]:
     """The targets, and what the exporters say about themselves."""
-    def targets():
+    def targets() -> dict[str, Any]:
         status, body = fetch(url + "/api/v1/targets?state=active")
         if status != 200:
-            return {"error": "%s answered %s: %s" % (url, status, body[:200]), "targets": []}
+            return {"error": f"{url} answered {status}: {body[:200]}", "targets": []}
         return {"error": "", "targets": [
             {"job": target["labels"].get("job", ""), "instance": target["labels"].get("instance", ""),
              "health": target["health"], "error": target["lastError"]}
@@ -470,11 +474,11 @@ def read_prometheus(url, deadline):
         if status == 200:
             found["failing"] = [series["metric"] for series in json.loads(body)["data"]["result"]]
         else:
-            found["error"] = "%s answered %s: %s" % (url, status, body[:200])
+            found["error"] = f"{url} answered {status}: {body[:200]}"
     return found
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "data_directory": {"type": "path"},
@@ -499,9 +503,9 @@ def main():
     }
     result["units"] = unit_states(module, module.params["units"])
     deadline = time.monotonic() + module.params["wait_seconds"]
-    answers = {url: until(deadline, lambda url=url: fetch(url), lambda answer: answer[0] == 200)
+    answers = {url: until(deadline, functools.partial(fetch, url), lambda answer: answer[0] == 200)
                for url in module.params["ready_urls"]}
-    result["not_ready"] = {url: "%s %s" % (status, body[:200].strip())
+    result["not_ready"] = {url: f"{status} {body[:200].strip()}"
                            for url, (status, body) in answers.items() if status != 200}
     if module.params["prometheus_url"]:
         result["prometheus"] = read_prometheus(module.params["prometheus_url"].rstrip("/"), deadline)

@@ -9,7 +9,8 @@ from helpers.repository import ROOT
 def load_plugin(path: str) -> ModuleType:
     """The plugin at plugins/<path>, as a module."""
     spec = importlib.util.spec_from_file_location(path.replace("/", "_").removesuffix(".py"), ROOT / "plugins" / path)
-    assert spec and spec.loader
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
