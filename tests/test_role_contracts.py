@@ -14,7 +14,7 @@ PUBLISHED_PREFIXES = ("cluster_state_",)
 
 # Names in group_vars that are no role's input.
 SHARED_PREFIXES = ("cluster_", "topology_", "standin_", "secret_", "vault_", "ansible_")
-SHARED_NAMES = {"node_address"}
+SHARED_NAMES = {"node_address", "postgresql_repository"}
 
 every_role = pytest.mark.parametrize("role", roles())
 
