@@ -46,6 +46,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+made:
+  description: Whether there is a data directory now that was not there before.
+  returned: always
+  type: bool
 state:
   description: "What was found: empty, cluster or incomplete."
   returned: always
@@ -181,13 +185,14 @@ def main():
 
     state = state_of(path, control_is_valid)
     if state == "cluster" or module.check_mode:
-        module.exit_json(changed=state != "cluster", state=state)
+        module.exit_json(changed=state != "cluster", made=state != "cluster", state=state)
 
     workshop = Workshop(module, path)
     workshop.enter()
     state = state_of(path, control_is_valid)
     if state == "cluster":
-        module.exit_json(changed=True, state=state)
+        # An earlier run, still at it when this one came, has finished.
+        module.exit_json(changed=True, made=True, state=state)
     workshop.clear()
     if primary:
         workshop.run(
@@ -209,7 +214,7 @@ def main():
         answer["set_aside"] = "%s.failed-%d" % (path, time.time())
         os.rename(path, answer["set_aside"])
     workshop.publish()
-    module.exit_json(changed=True, **answer)
+    module.exit_json(changed=True, made=True, **answer)
 
 
 if __name__ == "__main__":
