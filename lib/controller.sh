@@ -21,7 +21,6 @@ need_root() {
 }
 
 install_packages() {
-  need_root "Installing $*"
   as_root apt-get update -qq
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"
 }
@@ -47,6 +46,7 @@ needs_tools() { ! { find_python && has_tools; }; }
 prepare_tools() {
   local found
   if command -v apt-get >/dev/null; then
+    need_root "Installing python3-venv and openssh-client"
     step "Install python3-venv and the SSH client" \
       "Install python3, python3-venv and openssh-client by hand, then type $(again)." \
       install_packages python3 python3-venv openssh-client

@@ -51,31 +51,33 @@ def expression(fleet: Fleet, query: boards.Query, node: str) -> str:
     return query.filled(cluster=fleet.variables(fleet.group("monitoring")[0])["cluster_name"], node=node, table=".*")
 
 
-def may_be_empty(fleet: Fleet, query: boards.Query, node: str) -> bool:
+def may_be_empty(primary: str, query: boards.Query, node: str) -> bool:
     panel = (query.board, query.panel)
-    return panel in EMPTY_WHEN_WELL or (panel in PRIMARY_ONLY and node != fleet.primary) or (panel in REPLICA_ONLY and node == fleet.primary)
+    return panel in EMPTY_WHEN_WELL or (panel in PRIMARY_ONLY and node != primary) or (panel in REPLICA_ONLY and node == primary)
 
 
-@functools.cache
-def series(fleet: Fleet) -> dict[str, int]:
+@pytest.fixture(scope="module")
+def series(fleet: Fleet, primary: str) -> dict[str, int]:
     """{expression: how many series it returns}, asked again while one that must have data has none yet."""
     server = fleet.group("monitoring")[0]
     address = "http://{prometheus_address}:{prometheus_port}".format_map(fleet.variables(server))
     expressions = sorted({expression(fleet, query, node) for query, node in questions(fleet)})
-    needed = {expression(fleet, query, node) for query, node in questions(fleet) if not may_be_empty(fleet, query, node)}
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while True:
+    needed = {expression(fleet, query, node) for query, node in questions(fleet) if not may_be_empty(primary, query, node)}
+
+    def ask() -> dict[str, int]:
         done = fleet.run(server, ["python3", "-c", ASK], stdin=json.dumps([address, expressions]))
         assert done.returncode == 0, done.stderr
-        found: dict[str, int] = dict(zip(expressions, json.loads(done.stdout), strict=True))
-        if all(found[needs] for needs in needed) or time.monotonic() > deadline:
-            return found
+        return dict(zip(expressions, json.loads(done.stdout), strict=True))
+
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not all((found := ask())[needs] for needs in needed) and time.monotonic() < deadline:
         time.sleep(5)
+    return found
 
 
-def test_query_returns_data(fleet: Fleet, query: boards.Query, node: str) -> None:
-    found = series(fleet)[expression(fleet, query, node)]
-    assert found > 0 or may_be_empty(fleet, query, node), query.expression
+def test_query_returns_data(fleet: Fleet, primary: str, series: dict[str, int], query: boards.Query, node: str) -> None:
+    asked = expression(fleet, query, node)
+    assert series[asked] > 0 or may_be_empty(primary, query, node), asked
 
 
 def test_panels_that_may_be_empty_exist() -> None:
