@@ -75,7 +75,7 @@ def build() -> dashboard.Dashboard:
             "Time by statement", "The ten statements of pg_stat_statements that take most time: seconds of run time per second.",
             "none", (f"topk(10, pgfleet:node:statement_seconds:rate1m{{{NODE}}})", "{{datname}} {{queryid}}"), stacked=True))
         .with_panel(lines(
-            "Dead rows", "The ten tables with the largest share of rows that vacuum has yet to remove.",
+            "Dead rows", "The ten tables with the largest share of rows that vacuum has yet to remove. Only the primary counts them.",
             "percentunit", (f"topk(10, pgfleet:node:table_dead:ratio{{{NODE}}})", "{{datname}} {{relname}}"), maximum=1))
 
         .with_row(dashboard.Row("WAL and checkpoints"))
