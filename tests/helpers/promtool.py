@@ -13,8 +13,9 @@ from helpers.standin import IMAGE
 
 # The image keeps the packages that nodes will install; the program is unpacked from one of them, nothing is installed.
 _IN_THE_IMAGE = """
-cd /run && for package in /var/cache/apt/archives/promtool_*.deb /var/cache/apt/archives/prometheus_*.deb; do
-    [ ! -e $package ] || dpkg-deb --extract $package . ; done
+cd /run
+package=$(ls /var/cache/apt/archives/promtool_*.deb /var/cache/apt/archives/prometheus_*.deb 2>&- | head -n 1)
+dpkg-deb --extract "$package" .
 mkdir work && cd work && tar --extract && PATH=/run/usr/bin:$PATH exec "$@" 2>&1
 """
 
@@ -37,7 +38,8 @@ def promtool(*arguments: str, files: Mapping[str, str]) -> tuple[int, str]:
             archive.addfile(entry, io.BytesIO(content.encode()))
     command = ["promtool", *arguments]
     if _has_image():  # the version that nodes run
-        words = ["docker", "run", "--rm", "--interactive", "--network", "none", "--entrypoint", "sh", IMAGE, "-euc", _IN_THE_IMAGE, "sh"]
+        words = ["docker", "run", "--rm", "--interactive", "--network", "none",
+                 "--tmpfs", "/run:exec", "--tmpfs", "/tmp", "--entrypoint", "sh", IMAGE, "-euc", _IN_THE_IMAGE, "sh"]
     else:
         words = ["sh", "-euc", 'cd "$(mktemp -d)" && tar --extract && exec "$@" 2>&1', "sh"]
     done = subprocess.run([*words, *command], input=packed.getvalue(), capture_output=True, check=False, timeout=300)
