@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import psycopg
 import uvicorn
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, disable_created_metrics, generate_latest
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -94,6 +94,7 @@ def make_app(router: Router, metrics: RouterMetrics, *, heartbeat_seconds: float
 
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; requests under way are finished first."""
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     metrics = RouterMetrics(tuple(node.name for node in settings.members))
     router = Router(settings, observer=metrics)
     app = make_app(router, metrics, heartbeat_seconds=settings.heartbeat_seconds)

@@ -23,8 +23,9 @@ _SETUP = r"""
 set -eu
 mkdir -p /etc/postgresql-common
 echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.conf
-apt-get update -qq
-apt-get install -y -qq --no-install-recommends postgresql-17 > /tmp/install.log 2>&1 \
+
+install="apt-get install -y -qq --no-install-recommends postgresql-17"
+{ $install || { apt-get update -qq && $install; }; } > /tmp/install.log 2>&1 \
     || { cat /tmp/install.log; exit 1; }
 install -d -o postgres -m 0700 /srv/pg
 su postgres -c "@BIN@/initdb -D /srv/pg/pg1 -U postgres --auth-local=trust \
