@@ -14,7 +14,7 @@ from helpers.standin import IMAGE
 # The image keeps the packages that nodes will install; the program is unpacked from one of them, nothing is installed.
 _IN_THE_IMAGE = """
 cd /run
-package=$(ls /var/cache/apt/archives/promtool_*.deb /var/cache/apt/archives/prometheus_*.deb 2>&- | head -n 1)
+package=$(ls /var/cache/apt/archives/promtool_*.deb /var/cache/apt/archives/prometheus_*.deb 2>&- | sort -r | head -n 1)
 dpkg-deb --extract "$package" .
 mkdir work && cd work && tar --extract && PATH=/run/usr/bin:$PATH exec "$@" 2>&1
 """
