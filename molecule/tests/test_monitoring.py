@@ -1,0 +1,243 @@
+"""Monitoring: everything declared is seen, no rule is blind, alerts reach whom they should, and lag cannot lie."""
+
+import functools
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from helpers.fleet import FLEET, Fleet, eventually
+from helpers.monitoring import Alertmanager, Prometheus
+from helpers.promql import series_of
+
+# Three scrapes and the rules that build on each other.
+PATIENCE_SECONDS = 60.0
+
+# What has no series while all is well, and why. Everything else must have one.
+EMPTY_WHEN_WELL = {
+    "pgfleet:node:filesystem_full_hours": "no file system is filling",
+}
+
+# They speak of the machine under the stand-ins, which may be busy with other things.
+ABOUT_THE_MACHINE = {"NodeDiskFilling", "NodeDiskFullSoon"}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "server" in metafunc.fixturenames:
+        metafunc.parametrize("server", metafunc.config.stash[FLEET].group("monitoring"))
+
+
+@pytest.fixture
+def prometheus(fleet: Fleet, server: str) -> Prometheus:
+    return Prometheus(fleet, server)
+
+
+@pytest.fixture
+def alertmanager(fleet: Fleet, server: str) -> Alertmanager:
+    return Alertmanager(fleet, server)
+
+
+def labels(results: list[dict[str, Any]], *names: str) -> set[tuple[str, ...]]:
+    return {tuple(result["metric"].get(name, "") for name in names) for result in results}
+
+
+@functools.cache
+def running_rules(fleet: Fleet, server: str) -> list[dict[str, Any]]:
+    return [rule for group in Prometheus(fleet, server).api("rules")["groups"] for rule in group["rules"]]
+
+
+def test_every_declared_target_is_up(fleet: Fleet, server: str, prometheus: Prometheus) -> None:
+    declared = {(job["name"], name) for job in fleet.variables(server)["prometheus_scrape_jobs"] for name in job["targets"]}
+
+    def missing() -> set[tuple[str, ...]] | str:
+        up, down = prometheus.query("pgfleet:node:target_up == 1", "pgfleet:node:target_up == 0")
+        return (declared - labels(up, "job", "instance")) | labels(down, "job", "instance") or "none"
+
+    eventually(lambda: missing() == "none", seconds=PATIENCE_SECONDS, what=f"no target is down or unknown, now {missing()}")
+
+
+def test_nothing_undeclared_is_scraped(prometheus: Prometheus) -> None:
+    undeclared = prometheus.query("up unless on (job, instance) pgfleet:inventory:target")[0]
+    assert labels(undeclared, "job", "instance") == set()
+
+
+def test_every_collector_succeeds(prometheus: Prometheus) -> None:
+    all_of_them, failing = prometheus.query("pgfleet:node:collector_success", "pgfleet:node:collector_success == 0")
+    assert {job for (job,) in labels(all_of_them, "job")} == {"node_exporter", "postgres_exporter"}
+    assert labels(failing, "job", "instance", "collector") == set()
+
+
+def test_every_rule_can_be_evaluated(fleet: Fleet, server: str) -> None:
+    assert {rule["name"]: rule.get("lastError") for rule in running_rules(fleet, server) if rule["health"] == "err"} == {}
+
+
+@pytest.mark.parametrize("kind", ["alerting", "recording"])
+def test_every_rule_reads_series_that_exist(fleet: Fleet, server: str, prometheus: Prometheus, kind: str) -> None:
+    read = sorted({
+        str(series) for rule in running_rules(fleet, server) if rule["type"] == kind
+        for series in series_of(rule["query"]) if series.name not in EMPTY_WHEN_WELL
+    })
+    assert read
+
+    def dead() -> list[str]:
+        return [series for series, found in zip(read, prometheus.query(*read), strict=True) if not found]
+
+    eventually(lambda: not dead(), seconds=PATIENCE_SECONDS, what=f"every series exists, missing {dead()}")
+
+
+def test_every_recorded_name_has_a_value(fleet: Fleet, server: str, prometheus: Prometheus) -> None:
+    recorded = sorted({rule["name"] for rule in running_rules(fleet, server) if rule["type"] == "recording"} - set(EMPTY_WHEN_WELL))
+
+    def without() -> list[str]:
+        return [name for name, found in zip(recorded, prometheus.query(*recorded), strict=True) if not found]
+
+    eventually(lambda: not without(), seconds=PATIENCE_SECONDS, what=f"every name has a value, missing {without()}")
+
+
+def test_no_alert_about_the_fleet_fires_but_the_watchdog(prometheus: Prometheus) -> None:
+    firing = prometheus.query('ALERTS{alertstate="firing"}')[0]
+    assert labels(firing, "alertname", "instance") - {(name, instance) for name, instance in labels(firing, "alertname", "instance")
+                                                     if name in ABOUT_THE_MACHINE} == {("Watchdog", "")}
+
+
+def test_roles_are_seen_as_the_servers_say(fleet: Fleet, prometheus: Prometheus, primary: str, replicas: list[str]) -> None:
+    writable, reading = prometheus.query("pgfleet:node:writable == 1", "pgfleet:node:receiver_streaming == 1")
+    assert {name for (name,) in labels(writable, "instance")} == {primary}
+    assert {name for (name,) in labels(reading, "instance")} == set(replicas)
+
+
+def test_every_leaf_is_seen_with_its_rows(fleet: Fleet, prometheus: Prometheus, primary: str, database: str) -> None:
+    leaves = {
+        tuple(row) for row in fleet.psql(
+            primary, "SELECT r.relname, l.relname FROM pg_partitioned_table p JOIN pg_class r ON r.oid = p.partrelid AND NOT r.relispartition "
+            "CROSS JOIN LATERAL pg_partition_tree(r.oid) t JOIN pg_class l ON l.oid = t.relid WHERE t.isleaf", database=database)
+    }
+    assert leaves
+    assert labels(prometheus.query("pgfleet:cluster:partition_rows")[0], "parent", "partition") == leaves
+
+
+@pytest.mark.parametrize("name", ["web.enable-admin-api", "web.enable-lifecycle", "web.enable-remote-write-receiver"])
+def test_prometheus_takes_no_orders_over_http(prometheus: Prometheus, name: str) -> None:
+    assert prometheus.api("status/flags")[name] == "false"
+
+
+def test_prometheus_keeps_what_the_inventory_says(fleet: Fleet, server: str, prometheus: Prometheus) -> None:
+    variables, flags = fleet.variables(server), prometheus.api("status/flags")
+    assert flags["storage.tsdb.retention.time"] == variables["prometheus_retention_time"]
+    assert flags["storage.tsdb.retention.size"] == variables["prometheus_retention_size"].replace("GB", "GiB")
+
+
+def test_prometheus_knows_its_alertmanager(fleet: Fleet, server: str, prometheus: Prometheus) -> None:
+    known = {alertmanager["url"] for alertmanager in prometheus.api("alertmanagers")["activeAlertmanagers"]}
+    assert known == {f"http://{address}/api/v2/alerts" for address in fleet.variables(server)["prometheus_alertmanagers"]}
+
+
+def test_exporter_is_no_superuser(fleet: Fleet, primary: str, replicas: list[str]) -> None:
+    for name in [primary, *replicas]:
+        role = fleet.variables(name)["postgres_exporter_role"]
+        connected = fleet.psql(name, "SELECT DISTINCT r.rolname, r.rolsuper FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid "
+                               "WHERE a.application_name = 'postgres_exporter'")
+        assert connected == [[role, "f"]]
+
+
+# Alertmanager: alerts of a node that does not exist, resolved again before anyone is told (group_wait is longer).
+
+
+@pytest.fixture
+def posted(fleet: Fleet, server: str, alertmanager: Alertmanager) -> Iterator[dict[tuple[str, str], dict[str, Any]]]:
+    """{(alertname, instance): what Alertmanager makes of it}, all posted at once."""
+    wait = fleet.variables(server)["alertmanager_group_wait_seconds"]
+    if wait < 15:
+        pytest.skip(f"alertmanager_group_wait_seconds is {wait}: these alerts might reach a person")
+    now = datetime.now(UTC)
+    described = [
+        ("NodeDown", "critical", "test-1"), ("PostgresqlDown", "critical", "test-1"), ("TargetDown", "warning", "test-1"),
+        ("PostgresqlSlotLost", "critical", "test-2"), ("PostgresqlLongQuery", "warning", "test-2"),
+        ("PostgresqlDeadRows", "warning", "test-3"), ("PostgresqlNotOneWritableNode", "critical", ""),
+    ]
+    alerts = [
+        {"labels": {"alertname": alert, "severity": severity, "cluster": "test", "environment": "test",
+                    **({"instance": instance} if instance else {})},
+         "startsAt": now.isoformat(), "endsAt": (now + timedelta(seconds=wait / 2)).isoformat()}
+        for alert, severity, instance in described
+    ]
+    alertmanager.post(alerts)
+
+    def seen() -> dict[tuple[str, str], dict[str, Any]]:
+        return {
+            (alert["labels"]["alertname"], alert["labels"].get("instance", "")): alert
+            for alert in alertmanager.alerts() if alert["labels"].get("cluster") == "test"
+        }
+
+    yield eventually(lambda: seen() if len(seen()) == len(alerts) else None, seconds=10, what="Alertmanager lists what was posted")
+    ended = datetime.now(UTC).isoformat()
+    alertmanager.post([{**alert, "endsAt": ended} for alert in alerts])
+
+
+def test_a_node_that_is_down_silences_what_runs_on_it(posted: dict[tuple[str, str], dict[str, Any]]) -> None:
+    down = posted["NodeDown", "test-1"]
+    assert down["status"]["inhibitedBy"] == []
+    for alert in ("PostgresqlDown", "TargetDown"):
+        assert down["fingerprint"] in posted[alert, "test-1"]["status"]["inhibitedBy"]
+
+
+def test_critical_silences_the_warnings_of_its_node_and_no_other(posted: dict[tuple[str, str], dict[str, Any]]) -> None:
+    lost = posted["PostgresqlSlotLost", "test-2"]
+    assert lost["status"]["inhibitedBy"] == []
+    assert posted["PostgresqlLongQuery", "test-2"]["status"]["inhibitedBy"] == [lost["fingerprint"]]
+    assert posted["PostgresqlDeadRows", "test-3"]["status"]["inhibitedBy"] == []
+    assert posted["PostgresqlNotOneWritableNode", ""]["status"]["inhibitedBy"] == []
+
+
+def test_alerts_go_to_the_receiver_and_the_watchdog_to_its_own(
+    fleet: Fleet, server: str, alertmanager: Alertmanager, posted: dict[tuple[str, str], dict[str, Any]],
+) -> None:
+    receiver = fleet.variables(server)["alertmanager_receiver"]
+    assert {one["name"] for alert in posted.values() for one in alert["receivers"]} == {receiver}
+
+    def watchdog() -> list[list[str]]:
+        return [[one["name"] for one in alert["receivers"]] for alert in alertmanager.alerts() if alert["labels"]["alertname"] == "Watchdog"]
+
+    assert eventually(watchdog, seconds=PATIENCE_SECONDS, what="the Watchdog arrives") == [["watchdog"]]
+
+
+# The drill.
+
+
+@pytest.fixture
+def cut_off(fleet: Fleet, primary: str, replicas: list[str]) -> Iterator[str]:
+    """A replica to which nothing comes from the primary, and from which nothing goes there."""
+    if "env_docker" not in fleet.inventory.groups:
+        pytest.skip("cuts a replica off: for stand-ins only")
+    replica = replicas[0]
+    address = fleet.variables(primary)["node_address"]
+    rules = [["INPUT", "--source", address], ["OUTPUT", "--destination", address]]
+    try:
+        for chain, *rest in rules:
+            assert fleet.run(replica, ["iptables", "--insert", chain, *rest, "--jump", "DROP"]).returncode == 0
+        yield replica
+    finally:
+        for chain, *rest in rules:
+            fleet.run(replica, ["iptables", "--delete", chain, *rest, "--jump", "DROP"])
+        # Both ends still believe in the dead connection: end it, rather than wait until they notice.
+        fleet.psql(primary, f"SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active AND slot_name = '{replica}'")
+        fleet.psql(replica, "SELECT pg_terminate_backend(pid) FROM pg_stat_wal_receiver")
+        written = fleet.value(primary, "SELECT pg_current_wal_lsn()")
+        eventually(
+            lambda: fleet.value(replica, f"SELECT pg_last_wal_replay_lsn() >= '{written}' AND EXISTS "
+                                "(SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming')") == "t",
+            seconds=60, what=f"{replica} has caught up")
+
+
+def test_lag_is_told_while_the_exporter_says_zero(fleet: Fleet, server: str, prometheus: Prometheus, primary: str, cut_off: str) -> None:
+    rule = next(rule for rule in running_rules(fleet, server) if rule["name"] == "PostgresqlReplicaLag")
+    segments = fleet.variables(server)["prometheus_alert_lag_bytes"] // (16 * 1024 * 1024) + 2
+    # A segment that holds anything ends here: the position moves on by 16 MiB.
+    fleet.psql(primary, "SELECT pg_logical_emit_message(false, 'drill', 'drill'); SELECT pg_switch_wal();" * segments)
+
+    def behind() -> bool:
+        return (cut_off,) in labels(prometheus.query(rule["query"])[0], "instance")
+
+    eventually(behind, seconds=45, what=f"the alert sees that {cut_off} is behind")
+    assert prometheus.value(f'pg_replication_lag_seconds{{instance="{cut_off}"}}') == 0
