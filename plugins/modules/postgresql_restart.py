@@ -56,7 +56,7 @@ still_pending:
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.postgresql_connection import CONNECTION_ARGUMENTS, connect, require_psycopg2, rows
+from ansible.module_utils.postgresql_connection import CONNECTION_ARGUMENTS, connect, execute, require_psycopg2, rows
 
 try:
     from psycopg2 import OperationalError
@@ -87,6 +87,11 @@ class Server:
             return rows(connection, query, arguments)
         finally:
             connection.close()
+
+    def checkpoint(self):
+        connection = connect(self.module.params, autocommit=True)
+        execute(connection, ["checkpoint"])
+        connection.close()
 
     def wait(self, condition, what):
         """Until `condition()` gives an empty answer; the last answer goes into the sentence."""
@@ -141,7 +146,7 @@ def main():
     if not replica:
         server.wait_for_replicas()
     # Less to write while nobody is served.
-    server.ask("checkpoint")
+    server.checkpoint()
     code, _, error = module.run_command(["systemctl", "restart", module.params["unit"]])
     if code != 0:
         module.fail_json(msg="systemctl restart %s failed: %s" % (module.params["unit"], error.strip()))

@@ -1,0 +1,118 @@
+"""Database nodes: the version, the settings and the access rules of every server."""
+
+import pytest
+
+from helpers.fleet import Fleet, Variables
+
+testinfra_hosts = ["ansible://postgres_cluster"]
+
+# What the rest of the fleet rests on, whatever the inventory sets.
+REQUIRED = {
+    "data_checksums": "on",
+    "full_page_writes": "on",
+    "hot_standby": "on",
+    "lc_collate": "C.UTF-8",
+    "log_checkpoints": "on",
+    "log_connections": "on",
+    "log_disconnections": "on",
+    "log_file_mode": "0600",
+    "log_lock_waits": "on",
+    "logging_collector": "on",
+    "password_encryption": "scram-sha-256",
+    "server_encoding": "UTF8",
+    "track_functions": "all",
+    "track_io_timing": "on",
+}
+# The locale is a property of the databases.
+FROM_DATABASE = {"lc_collate": "SELECT datcollate FROM pg_database WHERE datname = current_database()"}
+
+
+def test_the_server_has_the_version_of_the_inventory(fleet: Fleet, name: str, variables: Variables) -> None:
+    assert int(fleet.value(name, "SHOW server_version_num")) // 10000 == int(variables["postgresql_version"])
+
+
+def test_the_node_has_one_cluster_and_no_other(fleet: Fleet, name: str, variables: Variables) -> None:
+    listed = fleet.node(name).check_output("pg_lsclusters --no-header")
+    assert [line.split()[:3] for line in listed.splitlines()] == [
+        [str(variables["postgresql_version"]), variables["postgresql_cluster"], str(variables["postgresql_port"])]
+    ]
+
+
+@pytest.mark.parametrize("setting", sorted(REQUIRED))
+def test_a_required_setting_is_in_effect(fleet: Fleet, name: str, setting: str) -> None:
+    assert fleet.value(name, FROM_DATABASE.get(setting, f"SHOW {setting}")) == REQUIRED[setting]
+
+
+def test_every_setting_of_the_inventory_is_in_effect(fleet: Fleet, name: str, variables: Variables) -> None:
+    asked = variables["postgresql_settings"]
+    # applied: the server has, or could take without a restart, the value of the file that wins.
+    taken = fleet.psql(name, "SELECT DISTINCT ON (name) name FROM pg_file_settings WHERE applied ORDER BY name, seqno DESC")
+    assert sorted(set(asked) - {row[0] for row in taken}) == []
+
+
+def test_no_setting_waits_for_a_restart(fleet: Fleet, name: str) -> None:
+    assert fleet.psql(name, "SELECT name FROM pg_settings WHERE pending_restart") == []
+
+
+def test_no_configuration_file_has_an_error(fleet: Fleet, name: str) -> None:
+    assert fleet.psql(name, "SELECT name, error FROM pg_file_settings WHERE error IS NOT NULL") == []
+
+
+def test_statements_are_counted(fleet: Fleet, name: str) -> None:
+    assert int(fleet.value(name, "SELECT count(*) FROM pg_stat_statements")) > 0
+
+
+def test_a_dead_replica_cannot_fill_the_disk(fleet: Fleet, name: str) -> None:
+    limit = int(fleet.value(name, "SELECT setting FROM pg_settings WHERE name = 'max_slot_wal_keep_size'"))
+    directory = fleet.value(name, "SHOW data_directory")
+    disk = int(fleet.node(name).check_output(f"df --output=size --block-size=1M {directory}").split()[-1])
+    assert 0 < limit < disk / 2
+
+
+def test_the_log_is_for_its_owner_only(fleet: Fleet, name: str) -> None:
+    path = fleet.value(name, "SELECT pg_current_logfile()")
+    assert fleet.node(name).file(path).mode == 0o600
+
+
+def test_the_access_rules_have_no_error(fleet: Fleet, name: str) -> None:
+    assert fleet.psql(name, "SELECT line_number, error FROM pg_hba_file_rules WHERE error IS NOT NULL") == []
+
+
+def test_no_access_rule_lets_anyone_in_without_proof(fleet: Fleet, name: str) -> None:
+    assert fleet.psql(name, "SELECT line_number FROM pg_hba_file_rules WHERE auth_method IN ('trust', 'md5', 'password', 'ident')") == []
+
+
+def test_the_last_access_rules_reject_everyone(fleet: Fleet, name: str) -> None:
+    last = fleet.psql(
+        name,
+        "SELECT type, database, user_name, coalesce(address, ''), auth_method FROM pg_hba_file_rules ORDER BY rule_number DESC LIMIT 2",
+    )
+    assert last == [["host", "{all}", "{all}", "all", "reject"], ["local", "{all}", "{all}", "", "reject"]]
+
+
+def test_the_superuser_comes_in_by_the_socket_only(fleet: Fleet, name: str) -> None:
+    allowed = fleet.psql(
+        name, "SELECT type, auth_method FROM pg_hba_file_rules WHERE 'postgres' = ANY (user_name) AND auth_method <> 'reject'"
+    )
+    assert allowed == [["local", "peer"]]
+
+
+def test_replication_is_allowed_from_the_cluster_only(fleet: Fleet, name: str, variables: Variables) -> None:
+    allowed = fleet.psql(
+        name, "SELECT address FROM pg_hba_file_rules WHERE 'replication' = ANY (database) AND auth_method <> 'reject' ORDER BY 1"
+    )
+    assert sorted(row[0] for row in allowed) == sorted(variables["topology_postgresql_addresses"])
+
+
+def test_a_stranger_on_the_node_is_rejected(fleet: Fleet, name: str, variables: Variables) -> None:
+    port = variables["postgresql_port"]
+    refused = fleet.node(name).run(f"env -C / sudo -u nobody psql -w -p {port} -U postgres -d postgres -c 'SELECT 1'")
+    assert refused.rc != 0
+    assert "Peer authentication failed" in refused.stderr
+
+
+def test_a_role_without_a_rule_is_rejected(fleet: Fleet, name: str, variables: Variables) -> None:
+    port = variables["postgresql_port"]
+    refused = fleet.node(name).run(f"env -C / sudo -u postgres psql -w -p {port} -U stranger -d postgres -c 'SELECT 1'")
+    assert refused.rc != 0
+    assert "pg_hba.conf rejects connection" in refused.stderr
