@@ -1,15 +1,17 @@
 #!/usr/bin/python
-"""Build a Python application and gather its dependencies for another machine's Python."""
+"""Build a Python application with all its dependencies for another machine's Python."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: wheelhouse
-short_description: Build a Python application and gather its dependencies for another Python
+short_description: Build a Python application with all its dependencies for another Python
 description:
   - Runs on the controller, with the Python that runs Ansible and its pip.
-  - Makes one tar archive with a wheel of the application and of every dependency, of exactly the
-    versions and SHA-256 in the application's C(requirements.lock), for the given Python and machine.
+  - Downloads the wheels that the application's C(requirements.lock) names, of exactly its versions
+    and SHA-256, for the given Python and machine; adds a wheel of the application.
+  - Unpacks them into one archive with the content of a C(site-packages) folder, so that the other
+    machine needs neither a package index nor pip.
   - The archive is kept in a folder and made again only when the lock or the source has changed.
 options:
   source:
@@ -42,7 +44,7 @@ id:
   returned: always
   type: str
 archive:
-  description: Path of the archive; it holds one folder, wheels. It is not there when nothing had to be built.
+  description: Path of the archive. It is not there when nothing had to be built.
   returned: always
   type: str
 """
@@ -51,6 +53,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import shutil
 import sys
 import tarfile
 import tempfile
@@ -105,28 +108,43 @@ def pip(module: AnsibleModule, what: str, arguments: list[str]) -> None:
 
 
 def build(module: AnsibleModule, source: Path, archive: Path) -> None:
+    """Three steps: wheels of the dependencies, a wheel of the application, all of them unpacked."""
     version, architecture = module.params["python_version"], module.params["architecture"]
+    target = [
+        "--only-binary=:all:", "--implementation", "cp", "--python-version", version,
+        *(f"--platform={platform}_{architecture}" for platform in PLATFORMS),
+    ]
     with tempfile.TemporaryDirectory(dir=archive.parent, prefix=".build-") as folder:
-        wheels = Path(folder, "wheels")
+        wheels, packages = Path(folder, "wheels"), Path(folder, "packages")
         # --no-deps: the lock is complete, and markers would be judged by the wrong Python.
-        pip(module, "download pgroute's dependencies", [
-            "download", "--quiet", "--no-deps", "--require-hashes", "--only-binary=:all:",
-            "--requirement", str(source / "requirements.lock"), "--dest", str(wheels),
-            "--implementation", "cp", "--python-version", version,
-            *(f"--platform={platform}_{architecture}" for platform in PLATFORMS),
+        pip(module, "download the application's dependencies", [
+            "download", "--quiet", "--no-deps", "--require-hashes", "--dest", str(wheels), *target,
+            "--requirement", str(source / "requirements.lock"),
         ])
-        pip(module, "build pgroute", [
+        pip(module, "build the application", [
             "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(wheels), str(source),
         ])
+        pip(module, "unpack the wheels", [
+            "install", "--quiet", "--no-deps", "--no-index", "--no-compile", "--target", str(packages), *target,
+            *(str(wheel) for wheel in sorted(wheels.iterdir())),
+        ])
+        shutil.rmtree(packages / "bin", ignore_errors=True)  # commands of the controller's Python
         unfinished = Path(folder, "archive")
-        with tarfile.open(unfinished, "w") as tar:
-            for wheel in sorted(wheels.iterdir()):
-                tar.add(wheel, arcname=f"wheels/{wheel.name}")
+        with tarfile.open(unfinished, "w:gz", compresslevel=6) as tar:
+            for path in sorted(packages.iterdir()):
+                tar.add(path, arcname=path.name, filter=owned_by_root)
         os.replace(unfinished, archive)
 
 
+def owned_by_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    entry.uid = entry.gid = 0
+    entry.uname = entry.gname = "root"
+    entry.mode = 0o755 if entry.isdir() or entry.mode & 0o100 else 0o644
+    return entry
+
+
 def forget_old(folder: Path) -> None:
-    archives = sorted(folder.glob("*.tar"), key=lambda path: path.stat().st_mtime, reverse=True)
+    archives = sorted(folder.glob("*.tar.gz"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in archives[KEPT_ARCHIVES:]:
         path.unlink()
 
@@ -149,7 +167,7 @@ def main() -> None:
     except OSError as error:
         module.fail_json(msg=f"{source} is not a complete application: {error}.")
     folder = Path(module.params["cache"], f"{version}-{architecture}")
-    archive = folder / f"{name}.tar"
+    archive = folder / f"{name}.tar.gz"
     result = {"id": name, "archive": str(archive)}
     if module.params["installed"] == name or archive.exists():
         module.exit_json(changed=False, **result)

@@ -96,7 +96,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
     try:
-        app()
+        app(prog_name="pgroute")
     except ConfigurationError as error:
         sys.exit(_complain(error, 2))
     except (PgrouteError, psycopg.Error) as error:
