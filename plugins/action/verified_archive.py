@@ -94,9 +94,9 @@ class ActionModule(ActionBase):
         found = self._execute_module("verified_archive", module_args=on_node, task_vars=task_vars)
         if found.get("failed") or found["installed"]:
             return {**result, **found, "unreachable_sentence": ""}
-        if options["url"] and not options["source"] and not os.path.exists(self._cached(options, sha256)):
-            if not can_reach(options["url"]):
-                return self._unreachable(result, options)
+        fetched = options["source"] or os.path.exists(self._cached(options, sha256))
+        if not fetched and not can_reach(options["url"]):
+            return self._unreachable(result, options)
         if self._task.check_mode:
             return {**result, "changed": True, "installed": False, "unreachable_sentence": ""}
 

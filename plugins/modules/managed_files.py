@@ -3,6 +3,12 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
 DOCUMENTATION = r"""
 module: managed_files
 short_description: Write several whole files with one call
@@ -37,18 +43,13 @@ created_paths:
   elements: str
 """
 
-import os
-import tempfile
-
-from ansible.module_utils.basic import AnsibleModule
-
 ATTRIBUTES = {"path": {"type": "str", "required": True},
               "mode": {"type": "str", "required": True},
               "owner": {"type": "str", "default": "root"},
               "group": {"type": "str", "default": "root"}}
 
 
-def attributes(item: dict) -> dict:
+def attributes(item: dict[str, Any]) -> dict[str, Any]:
     return {"path": item["path"], "mode": item["mode"], "owner": item["owner"], "group": item["group"],
             "secontext": [None, None, None], "attributes": None}
 
@@ -61,16 +62,16 @@ def read(path: str) -> bytes | None:
         return None
 
 
-def make_directory(module: AnsibleModule, item: dict) -> bool:
+def make_directory(module: AnsibleModule, item: dict[str, Any]) -> bool:
     missing = not os.path.isdir(item["path"])
     if missing and not module.check_mode:
         os.makedirs(item["path"], mode=0o755)
     if missing and module.check_mode:
         return True
-    return module.set_fs_attributes_if_different(attributes(item), missing)
+    return bool(module.set_fs_attributes_if_different(attributes(item), missing))
 
 
-def write_file(module: AnsibleModule, item: dict, diffs: list[dict]) -> bool:
+def write_file(module: AnsibleModule, item: dict[str, Any], diffs: list[dict[str, str]]) -> bool:
     path, wanted = item["path"], item["content"].encode()
     found = read(path)
     differs = found != wanted
@@ -91,7 +92,7 @@ def write_file(module: AnsibleModule, item: dict, diffs: list[dict]) -> bool:
         finally:
             if os.path.exists(temporary):
                 os.unlink(temporary)
-    return module.set_fs_attributes_if_different(attributes(item), differs)
+    return bool(module.set_fs_attributes_if_different(attributes(item), differs))
 
 
 def main() -> None:
@@ -103,7 +104,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    diffs: list[dict] = []
+    diffs: list[dict[str, str]] = []
     missing = {item["path"] for item in module.params["directories"] + module.params["files"] if not os.path.exists(item["path"])}
     changed = [item["path"] for item in module.params["directories"] if make_directory(module, item)]
     changed += [item["path"] for item in module.params["files"] if write_file(module, item, diffs)]

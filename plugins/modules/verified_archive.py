@@ -3,6 +3,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import shutil
+import tarfile
+import tempfile
+
+from ansible.module_utils.basic import AnsibleModule
+
 DOCUMENTATION = r"""
 module: verified_archive
 short_description: Install a program from an archive or a bare binary of known SHA-256
@@ -55,14 +63,6 @@ unreachable_sentence:
   type: str
 """
 
-import hashlib
-import os
-import shutil
-import tarfile
-import tempfile
-
-from ansible.module_utils.basic import AnsibleModule
-
 
 def sha256_of(path: str) -> str:
     digest = hashlib.sha256()
@@ -81,8 +81,9 @@ def unpack(source: str, target: str, program: str) -> None:
         return
     unpacked = target + ".unpacked"
     with tarfile.open(source) as archive:
-        safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-        archive.extractall(unpacked, **safely)
+        if hasattr(tarfile, "data_filter"):
+            archive.extraction_filter = staticmethod(tarfile.data_filter)
+        archive.extractall(unpacked)
     entries = [os.path.join(unpacked, name) for name in os.listdir(unpacked)]
     top = entries[0] if len(entries) == 1 and os.path.isdir(entries[0]) else unpacked
     os.rename(top, target)
@@ -132,7 +133,7 @@ def main() -> None:
     if not present:
         found = sha256_of(source)
         if found != sha256:
-            module.fail_json(msg="The file arrived with SHA-256 %s instead of %s; run the playbook again." % (found, sha256))
+            module.fail_json(msg=f"The file arrived with SHA-256 {found} instead of {sha256}; run the playbook again.")
         if not module.check_mode:
             install(source, directory, version, module.params["program"])
     if not linked and not module.check_mode:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers.standin import StandIn
 from helpers.programs import write_cadvisor
+from helpers.standin import StandIn
 
 
 class Release:

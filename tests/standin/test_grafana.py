@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers.standin import Run, StandIn
 from helpers.programs import pack_grafana
+from helpers.standin import Run, StandIn
 
 UNREACHABLE = "https://127.0.0.1:1"
 FIRST_PASSWORD, SECOND_PASSWORD = "first-for-this-test", "second-for-this-test"
@@ -23,7 +23,7 @@ class Life:
     def __init__(self, machine: StandIn, folder: Path) -> None:
         self.machine = machine
         self.old, self.new = pack_grafana(folder, "1"), pack_grafana(folder, "2")
-        self.inputs = {
+        self.inputs: dict[str, object] = {
             "grafana_source": "archive", "grafana_archive": str(self.old[0]), "grafana_archive_sha256": self.old[1],
             "grafana_admin_password": FIRST_PASSWORD, "grafana_prometheus_url": "http://127.0.0.1:9090"}
         self.runs: list[Run] = []
@@ -34,8 +34,9 @@ class Life:
         return self.runs[-1]
 
     def health(self, port: int) -> dict[str, str]:
-        return json.loads(self.machine.shell(
+        answer: dict[str, str] = json.loads(self.machine.shell(
             f"python3 -c 'import urllib.request as u; print(u.urlopen(\"http://127.0.0.1:{port}/api/health\").read().decode())'"))
+        return answer
 
     def pid(self) -> str:
         return self.machine.shell("systemctl show -P MainPID grafana-server")

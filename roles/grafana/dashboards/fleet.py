@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from grafana_foundation_sdk.builders import dashboard
-
 from library import (
-    ANSWERS, CLUSTER, LAG_BYTES, LAG_SECONDS, NEUTRAL, NODE_LINK, ONE_IS_WELL, ROLES, USED_RATIO, ZERO_IS_WELL,
-    board, figure, lines, rows, states,
+    ANSWERS,
+    CLUSTER,
+    LAG_BYTES,
+    LAG_SECONDS,
+    NEUTRAL,
+    NODE_LINK,
+    ONE_IS_WELL,
+    ROLES,
+    USED_RATIO,
+    ZERO_IS_WELL,
+    board,
+    figure,
+    lines,
+    rows,
+    states,
 )
 
 ROW_LINK = {"title": "PostgreSQL on this node", "url": "/d/pgfleet-node?var-node=${__value.text}&${__url_time_range}"}

@@ -5,12 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from grafana_foundation_sdk.cog.encoder import JSONEncoder
-
 import fleet
 import host
 import node
 import partitions
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from library import finish
 
 BOARDS = {"fleet": fleet, "host": host, "node": node, "partitions": partitions}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from grafana_foundation_sdk.builders import dashboard
-
 from library import ANSWERS, USED_RATIO, ZERO_IS_WELL, bars, board, choice, figure, lines
 
 NODE = 'cluster="$cluster", instance="$node"'

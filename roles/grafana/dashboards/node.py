@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from grafana_foundation_sdk.builders import dashboard
-
 from library import ANSWERS, LAG_BYTES, LAG_SECONDS, ROLES, USED_RATIO, board, choice, figure, lines
 
 NODE = 'cluster="$cluster", instance="$node"'

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from grafana_foundation_sdk.builders import dashboard
-
-from library import ZERO_IS_WELL, board, bars, choice, figure, lines
+from library import ZERO_IS_WELL, bars, board, choice, figure, lines
 
 TABLE = 'cluster="$cluster", parent=~"$table"'
 SKEW: list[tuple[float | None, str]] = [(None, "green"), (1.5, "orange"), (3, "red")]
