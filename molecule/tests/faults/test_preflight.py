@@ -1,0 +1,142 @@
+"""The database nodes in every state that a run must not touch: it ends with one sentence and changed=0."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from helpers.repository import ROOT, read_yaml
+
+pytestmark = pytest.mark.faults
+
+Restore = Callable[[Callable[[], object]], None]
+
+REFUSE_SSH = "INPUT -p tcp --dport 22 -j REJECT --reject-with tcp-reset"
+
+
+@pytest.fixture
+def replica(replicas: list[str]) -> str:
+    return replicas[-1]
+
+
+def assert_stopped(result: tuple[int, str], *sentences: str) -> None:
+    code, said = result
+    for sentence in sentences:
+        assert sentence in said
+    assert code != 0
+    assert "changed=0" in said
+    assert said.count("changed=0") == said.count("changed=")
+
+
+def assert_goes_on(result: tuple[int, str], *words: str) -> None:
+    code, said = result
+    assert code == 0, said
+    for word in words:
+        assert word in said
+
+
+@pytest.mark.parametrize("limit", [[], ["--limit", "LAST"], ["--limit", "monitoring", "--tags", "grafana"]])
+def test_a_database_node_that_does_not_answer_stops_every_run(
+    stand_ins: Any, restore: Restore, primary: str, replica: str, limit: list[str],
+) -> None:
+    restore(lambda: stand_ins.run(primary, f"iptables -D {REFUSE_SSH}"))
+    stand_ins.run(primary, f"iptables -I {REFUSE_SSH}")
+    arguments = [replica if word == "LAST" else word for word in limit]
+    assert_stopped(stand_ins.play("preflight.yml", *arguments), f"{primary} (", "does not answer over SSH", "No run changes a cluster while the state")
+
+
+def test_a_user_without_sudo_is_told_how_to_get_it(stand_ins: Any, restore: Restore, replica: str) -> None:
+    restore(lambda: stand_ins.run(replica, "mv /etc/sudoers.kept /etc/sudoers.d/deploy"))
+    stand_ins.run(replica, "mv /etc/sudoers.d/deploy /etc/sudoers.kept")
+    assert_stopped(stand_ins.play("preflight.yml"), f"{replica}: deploy is not root and may not use sudo")
+
+
+def test_a_port_of_ours_that_a_stranger_took_is_told_with_its_pid(stand_ins: Any, restore: Restore, replica: str) -> None:
+    port = stand_ins.fleet.variables(replica)["node_exporter_port"]
+    restore(lambda: stand_ins.run(replica, "systemctl stop stranger; systemctl start prometheus-node-exporter"))
+    stand_ins.run(replica, f"systemctl stop prometheus-node-exporter; systemd-run -q --unit=stranger python3 -m http.server {port};"
+                           f"until ss -ltn | grep -q ':{port} '; do :; done")
+    pid = stand_ins.run(replica, "systemctl show --value -p MainPID stranger").strip()
+    assert_stopped(stand_ins.play("preflight.yml"),
+                   f"{replica}: port {port}, which prometheus-node-exporter needs, is taken by python3 (pid {pid}, unit stranger)")
+
+
+def test_a_full_disk_is_told(stand_ins: Any, restore: Restore, replica: str) -> None:
+    restore(lambda: stand_ins.run(replica, "umount /mnt; "))
+    stand_ins.run(replica, "mount -t tmpfs -o size=1m none /mnt")
+    wanted = '{"cluster_state_directories": [{"path": "/mnt/data", "minimum_free_bytes": 500000000}]}'
+    assert_stopped(stand_ins.play("preflight.yml", "--limit", replica, "-e", wanted), f"{replica}: /mnt/data has 1 MB free and needs 500 MB")
+
+
+def test_an_unsupported_distribution_is_told(stand_ins: Any) -> None:
+    assert_stopped(stand_ins.play("preflight.yml", "-e", '{"cluster_state_distributions": ["Ubuntu 24.04"]}'), "supported are Ubuntu 24.04")
+
+
+def test_data_of_another_cluster_is_never_touched(stand_ins: Any, restore: Restore, replica: str) -> None:
+    restore(lambda: stand_ins.put_back(replica))
+    stand_ins.set_aside(replica)
+    stand_ins.run(replica, f"runuser -u postgres -- {initdb(stand_ins)} -D {stand_ins.data}")
+    assert_stopped(stand_ins.play("postgres.yml"), f"{replica} holds data of another cluster", f"move {stand_ins.data} on {replica} aside")
+
+
+def test_an_incomplete_directory_counts_as_incomplete(stand_ins: Any, restore: Restore, replica: str) -> None:
+    restore(lambda: stand_ins.put_back(replica))
+    stand_ins.set_aside(replica)
+    stand_ins.run(replica, f"install -d -o postgres -m 0700 {stand_ins.data}; echo 17 > {stand_ins.data}/PG_VERSION")
+    assert_goes_on(stand_ins.play("preflight.yml", "-v", "--limit", replica), "cluster_state_data_directory_state: incomplete", "action: converge")
+
+
+def test_two_writable_nodes_stop_every_run(stand_ins: Any, restore: Restore, primary: str, replica: str) -> None:
+    restore(lambda: stand_ins.put_back(replica))
+    stand_ins.set_aside(replica)
+    stand_ins.run(replica, f"cp -a {stand_ins.data}.kept {stand_ins.data}; rm {stand_ins.data}/standby.signal; systemctl start {stand_ins.unit}")
+    assert_stopped(stand_ins.play("postgres.yml", "--limit", primary), "More than one node accepts writes", f"{primary}: identifier", f"{replica}: identifier")
+
+
+def test_a_stopped_primary_is_the_one_that_is_started(stand_ins: Any, restore: Restore, primary: str) -> None:
+    restore(lambda: stand_ins.run(primary, f"systemctl start {stand_ins.unit}"))
+    stand_ins.run(primary, f"systemctl stop {stand_ins.unit}")
+    assert_goes_on(stand_ins.play("preflight.yml", "-v"), "action: start_recorded_primary", f"primary: {primary}")
+
+
+def test_a_cluster_of_which_everything_is_stopped_is_started_as_it_was(
+    stand_ins: Any, restore: Restore, primary: str, replicas: list[str],
+) -> None:
+    for name in [*replicas, primary]:
+        restore(lambda name=name: stand_ins.run(name, f"systemctl start {stand_ins.unit}"))  # type: ignore[misc]
+    for name in [primary, *replicas]:
+        stand_ins.run(name, f"systemctl kill --signal=KILL {stand_ins.unit}; systemctl stop {stand_ins.unit}")
+    assert_goes_on(stand_ins.play("preflight.yml", "-v"), "action: start_recorded_primary", f"primary: {primary}")
+
+
+def test_a_primary_whose_data_is_gone_is_never_initialised_again(stand_ins: Any, restore: Restore, primary: str) -> None:
+    restore(lambda: stand_ins.put_back(primary))
+    stand_ins.set_aside(primary)
+    assert_stopped(stand_ins.play("postgres.yml"), "No node accepts writes, and none of them was primary last", "pg_promote")
+    assert stand_ins.run(primary, f"ls {stand_ins.data.parent}").split() == ["main.kept"]
+
+
+def test_a_directory_moved_away_under_a_running_server_stops_every_run(stand_ins: Any, restore: Restore, replica: str) -> None:
+    restore(lambda: stand_ins.run(replica, f"mv {stand_ins.data}.kept {stand_ins.data}; systemctl restart {stand_ins.unit}"))
+    stand_ins.run(replica, f"mv {stand_ins.data} {stand_ins.data}.kept")
+    assert_stopped(stand_ins.play("preflight.yml"), f"{replica}: a PostgreSQL server (pid", "moved or damaged under the server")
+
+
+def test_an_inventory_that_names_another_primary_is_told_and_followed_by_nobody(
+    stand_ins: Any, primary: str, replica: str, tmp_path: Path,
+) -> None:
+    content = read_yaml(Path(stand_ins.inventory))
+    tiers = content["env_docker"]["children"]["postgres_cluster"]["children"]
+    declared, others = tiers["postgres_primary"]["hosts"], tiers["postgres_replicas"]["hosts"]
+    declared[replica], others[primary] = others.pop(replica), declared.pop(primary)
+    (tmp_path / "inventory.yml").write_text(yaml.safe_dump(content))
+    (tmp_path / "group_vars").symlink_to(ROOT / "group_vars")
+    secrets = stand_ins.fleet.variables(primary)["standin_secrets"]
+    assert_goes_on(stand_ins.play("preflight.yml", "-e", f"standin_secrets={secrets}", inventory=str(tmp_path / "inventory.yml")),
+                   f"names {replica} as primary", f"goes on around {primary}")
+
+
+def initdb(stand_ins: Any) -> str:
+    return f"/usr/lib/postgresql/{stand_ins.data.parent.name}/bin/initdb"

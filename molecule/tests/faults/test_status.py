@@ -1,0 +1,56 @@
+"""The running fleet with something broken: the status page names every promise that does not hold, and fails."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.faults
+
+NO_WAIT = ["-e", "fleet_status_wait_seconds=0"]
+
+
+def test_a_whole_fleet_ends_well_and_changes_nothing(stand_ins: Any, primary: str, replicas: list[str]) -> None:
+    code, said = stand_ins.play("ops/status.yml")
+    assert code == 0, said
+    assert said.count("changed=0") == said.count("changed=")
+    assert f"{primary} primary" in said
+    for replica in replicas:
+        assert f"{replica} replica" in said
+
+
+def test_every_promise_that_does_not_hold_is_named(
+    stand_ins: Any, restore: Callable[[Callable[[], object]], None], primary: str, replicas: list[str],
+) -> None:
+    stopped, detached = replicas[0], replicas[-1]
+    monitoring = stand_ins.fleet.group("monitoring")[0]
+    sql = "runuser -u postgres -- psql -XAtqc"
+    restore(lambda: stand_ins.run(stopped, f"systemctl start {stand_ins.unit}"))
+    restore(lambda: stand_ins.run(detached, f"{sql} 'alter system reset primary_slot_name' -c 'select pg_reload_conf()'"))
+    restore(lambda: stand_ins.run(primary, f"{sql} \"select pg_drop_replication_slot('nobody')\" -c 'alter system reset max_connections'"
+                                           " -c 'select pg_reload_conf()'"))
+    restore(lambda: stand_ins.run(monitoring, "systemctl start prometheus-alertmanager"))
+    stand_ins.run(stopped, f"systemctl stop {stand_ins.unit}")
+    stand_ins.run(detached, f"{sql} \"alter system set primary_slot_name = ''\" -c 'select pg_reload_conf()'")
+    stand_ins.run(primary, f"{sql} \"select pg_create_physical_replication_slot('nobody')\" -c 'alter system set max_connections = 99'"
+                           " -c 'select pg_reload_conf()'")
+    stand_ins.run(monitoring, "systemctl stop prometheus-alertmanager")
+    code, said = stand_ins.play("ops/status.yml", *NO_WAIT)
+    assert code != 0
+    assert f"{stopped}: PostgreSQL does not answer" in said
+    assert f"{stopped}: service {stand_ins.unit} is inactive, not running" in said
+    assert f"{detached} streams through slot (none) instead of its own" in said or f"{detached} does not stream from {primary}" in said
+    assert f"{primary}: the slot nobody belongs to no node of the inventory" in said
+    assert f"{primary}: max_connections changed but wait" in said
+    assert f"{monitoring}: service prometheus-alertmanager is inactive" in said
+
+
+def test_a_fleet_of_which_a_node_does_not_answer_says_which(stand_ins: Any, restore: Callable[[Callable[[], object]], None]) -> None:
+    client = stand_ins.fleet.group("routing_clients")[0]
+    rule = "INPUT -p tcp --dport 22 -j REJECT --reject-with tcp-reset"
+    restore(lambda: stand_ins.run(client, f"iptables -D {rule}"))
+    stand_ins.run(client, f"iptables -I {rule}")
+    code, said = stand_ins.play("ops/status.yml", *NO_WAIT)
+    assert code != 0
+    assert f"{client} (" in said
+    assert "does not answer over SSH" in said
