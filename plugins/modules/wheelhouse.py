@@ -3,6 +3,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
 DOCUMENTATION = r"""
 module: wheelhouse
 short_description: Build a Python application with all its dependencies for another Python
@@ -48,20 +62,6 @@ archive:
   returned: always
   type: str
 """
-
-import contextlib
-import fcntl
-import hashlib
-import os
-import shutil
-import sys
-import tarfile
-import tempfile
-import time
-from collections.abc import Iterator
-from pathlib import Path
-
-from ansible.module_utils.basic import AnsibleModule
 
 # What the hosts' C library must be at least: that of Debian 12 and Ubuntu 22.04 is newer.
 PLATFORMS = ("manylinux_2_28", "manylinux_2_17", "manylinux2014")
