@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import glob
 import json
@@ -365,21 +366,33 @@ def listening_sockets(ports: set[int]) -> dict[str, tuple[int, int]]:
 
 
 def open_sockets(pid: int, uid: int, gid: int) -> list[str]:
-    """The inodes of the sockets that a process has open, read as its own user.
+    """The inodes of the sockets that a process has open, read as root, and if that may not, as its own user.
 
-    A container's root may lack the right to look into another user's process; that user never does.
+    A container's root may lack the right to look into another user's process; that user lacks it
+    where the process has a user namespace of its own.
     """
+    def read() -> list[str]:
+        links = []
+        for path in glob.glob(f"/proc/{pid}/fd/*"):
+            # A file that was closed meanwhile is not the one that listens.
+            with contextlib.suppress(FileNotFoundError):
+                links.append(os.readlink(path))
+        return [link[8:-1] for link in links if link.startswith("socket:[")]
+
     own = os.geteuid(), os.getegid()
+    try:
+        return read()
+    except OSError:
+        pass
     try:
         os.setegid(gid)
         os.seteuid(uid)
-        links = [os.readlink(path) for path in glob.glob(f"/proc/{pid}/fd/*")]
+        return read()
     except OSError:
         return []
     finally:
         os.seteuid(own[0])
         os.setegid(own[1])
-    return [link[8:-1] for link in links if link.startswith("socket:[")]
 
 
 def port_owners(ports: list[int]) -> dict[str, dict[str, Any]]:
