@@ -19,7 +19,7 @@ EMPTY_WHEN_WELL = {
     ("partitions", "Skew"): "a table without rows has no skew",
     ("partitions", "Skew over time"): "a table without rows has no skew",
 }
-PRIMARY_ONLY = {("node", "Dead rows"), ("node", "WAL written"), ("node", "What replicas have yet to do"), ("node", "WAL that slots retain")}
+PRIMARY_ONLY = {("node", "WAL written"), ("node", "What replicas have yet to do"), ("node", "WAL that slots retain")}
 REPLICA_ONLY = {("node", "Lag in bytes"), ("node", "Lag in seconds"), ("node", "WAL receiver")}
 
 # Run on the node of Prometheus: reads a list of expressions, prints how many series each returns.

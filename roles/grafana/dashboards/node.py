@@ -74,8 +74,8 @@ def build() -> dashboard.Dashboard:
             "Time by statement", "The ten statements of pg_stat_statements that take most time: seconds of run time per second.",
             "none", (f"topk(10, pgfleet:node:statement_seconds:rate1m{{{NODE}}})", "{{datname}} {{queryid}}"), stacked=True))
         .with_panel(lines(
-            "Dead rows", "The ten tables with the largest share of rows that vacuum has yet to remove. Only the primary counts them.",
-            "percentunit", (f"topk(10, pgfleet:node:table_dead:ratio{{{NODE}}})", "{{datname}} {{relname}}"), maximum=1))
+            "Dead rows", "Rows that vacuum has yet to remove, in the ten tables with most. Only the primary counts them.",
+            "short", (f"topk(10, pgfleet:node:table_dead_rows{{{NODE}}})", "{{datname}} {{relname}}")))
 
         .with_row(dashboard.Row("WAL and checkpoints"))
         .with_panel(lines(
