@@ -22,7 +22,7 @@ from pgroute.lsn import Token
 from pgroute.people import FIVE
 from pgroute.router import Router
 from pgroute.text import table
-from pgroute.topology import Role
+from pgroute.topology import Role, Topology
 
 # Any fixed number: two demos at once take turns.
 _LOCK = 0x7067726F757465
@@ -65,6 +65,8 @@ class Demo:
     say: Callable[[str], None]
     random: Random
     clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    settle_seconds: float = 5.0
     catch_up_seconds: float = 120.0
     failed: list[str] = field(default_factory=list)
 
@@ -94,8 +96,17 @@ class Demo:
         self.say("")
         self.say(text)
 
+    def _settled(self) -> Topology:
+        """The topology once every node is well, or as it is after ``settle_seconds``."""
+        until = self.clock() + self.settle_seconds
+        while True:
+            topology = self.router.topology
+            if all(state.healthy for state in topology.nodes) or self.clock() >= until:
+                return topology
+            self.sleep(0.1)
+
     def _introduce(self) -> None:
-        topology = self.router.topology
+        topology = self._settled()
         members = [
             f"{state.node} ({state.role})" if state.healthy else f"{state.node} ({state.state})"
             for state in topology.nodes

@@ -107,6 +107,7 @@ class Router:
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._suspicious = False
+        self._rounds = 0
         self._executor: ThreadPoolExecutor | None = None
         self._monitor: threading.Thread | None = None
 
@@ -127,7 +128,8 @@ class Router:
             parameters = self.settings.connection(node, user=self.settings.reader, read_only=True)
             self._probers[node.name] = Prober(node.name, parameters, clock=self._clock)
         self._executor = ThreadPoolExecutor(len(self._names), thread_name_prefix="pgroute-probe")
-        self.refresh()
+        # The first answers include connecting, which later ones do not.
+        self._ask(self.settings.connect_timeout_seconds + self.settings.probe_timeout_seconds)
         self._monitor = threading.Thread(target=self._watch, name="pgroute-monitor", daemon=True)
         self._monitor.start()
 
@@ -220,15 +222,23 @@ class Router:
     def refresh(self) -> Topology:
         """Ask every server now, within ``probe_timeout_seconds``; the new topology."""
         self._require_open()
+        return self._ask(self.settings.probe_timeout_seconds)
+
+    def _ask(self, limit: float) -> Topology:
+        came = self._rounds
         with self._refresh_lock:
+            if self._rounds > came:
+                return self._topology  # another thread began to ask after we came, and has ended
+            self._rounds += 1
             executor = self._executor
             if executor is None or self._closing.is_set():
                 raise RouterClosed("the router is not open")
-            limit = self.settings.probe_timeout_seconds
             for name, prober in self._probers.items():
                 asked = self._questions.get(name)
                 if asked is None or asked.done():  # else it still waits for an earlier answer
-                    self._questions[name] = executor.submit(prober.ask, timeout=limit)
+                    self._questions[name] = executor.submit(
+                        prober.ask, timeout=self.settings.probe_timeout_seconds
+                    )
             wait(self._questions.values(), timeout=limit)
             self._suspicious = False
             seen = [

@@ -47,12 +47,17 @@ class Heartbeat:
             self._thread.join(_SHUTDOWN_SECONDS)
 
     def _run(self) -> None:
+        trouble = ""
         while not self._stop.wait(self._seconds):
             try:
                 with self._router.read(timeout=max(self._seconds, 1.0)) as connection:
                     connection.execute("select 1")
+                now = ""
             except (RoutingError, psycopg.Error) as error:
-                _log.warning("heartbeat: %s", one_line(error))
+                now = one_line(error)
+            if now != trouble:  # said once, not at every beat
+                _log.warning("heartbeat: %s", now or "well again")
+                trouble = now
 
 
 def make_app(router: Router, metrics: RouterMetrics, *, heartbeat_seconds: float = 0) -> Starlette:

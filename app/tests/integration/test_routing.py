@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import psycopg
 import pytest
 from psycopg.errors import ReadOnlySqlTransaction
@@ -185,3 +188,19 @@ def test_close_gives_every_connection_back(servers: Servers) -> None:
 
 def test_no_role_is_foreign_or_fenced_here(router: Router) -> None:
     assert {state.role for state in router.topology.nodes} == {Role.PRIMARY, Role.REPLICA}
+
+
+def test_threads_that_ask_at_once_share_one_round(servers: Servers) -> None:
+    with Router(servers.settings(refresh_interval_seconds=30)) as router:
+        servers.signal("pg3", "STOP")
+        try:
+            started = time.monotonic()
+            threads = [threading.Thread(target=router.refresh) for _ in range(20)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert time.monotonic() - started < 3  # twenty rounds would take 10 s
+        finally:
+            servers.signal("pg3", "CONT")
+        assert router.topology.primary == "pg1"
