@@ -61,8 +61,8 @@ def test_only_the_local_superuser_is_one(fleet: Fleet, primary: str) -> None:
 
 def test_the_passwords_are_those_of_the_inventory(fleet: Fleet, primary: str, described: Variables, database: str) -> None:
     for role, password in described["databases_passwords"].items():
-        # On standard input: a command line would show it.
-        script = "read -r PGPASSWORD; export PGPASSWORD; cd /; exec sudo -u nobody --preserve-env=PGPASSWORD "
+        # On standard input: a command line would show it. Not by sudo: it logs the variables it preserves.
+        script = "read -r PGPASSWORD; export PGPASSWORD; cd /; exec runuser -u nobody -- "
         answer = fleet.run(
             primary,
             ["sh", "-c", script + f"psql -w -XAtq -p {described['postgresql_port']} -U {role} -d {database} -c 'SELECT current_user'"],
@@ -73,7 +73,7 @@ def test_the_passwords_are_those_of_the_inventory(fleet: Fleet, primary: str, de
 
 def test_a_wrong_password_is_refused(fleet: Fleet, primary: str, described: Variables, database: str) -> None:
     answer = fleet.node(primary).run(
-        f"env -C / PGPASSWORD=wrong sudo -u nobody --preserve-env=PGPASSWORD"
+        "env -C / PGPASSWORD=wrong runuser -u nobody --"
         f" psql -w -p {described['postgresql_port']} -U app_rw -d {database} -c 'SELECT 1'"
     )
     assert answer.rc != 0
