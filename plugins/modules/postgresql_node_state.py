@@ -177,6 +177,12 @@ select json_build_object(
       order by file_name, line_number), '[]') from pg_hba_file_rules where error is not null));
 """
 
+# What exporters say of themselves: an empty answer is a good one.
+FAILING_QUERY = (
+    "pg_exporter_last_scrape_error != 0 or pg_exporter_user_queries_load_error != 0 "
+    "or pg_scrape_collector_success == 0 or node_scrape_collector_success == 0"
+)
+
 # Leaf partitions and the plain tables: an exact count where the planner has no figure or a small one.
 COUNT_ROWS = 1000000
 COUNT_BYTES = 268435456
@@ -467,28 +473,25 @@ def until(deadline: float, ask: Callable[[], Answer], is_well: Callable[[Answer]
 
 
 def read_prometheus(url: str, deadline: float) -> dict[str, Any]:
-    """The targets, and what the exporters say about themselves."""
-    def targets() -> dict[str, Any]:
-        status, body = fetch(url + "/api/v1/targets?state=active")
+    """The targets, and which exporters say of themselves that they fail, as of the last scrape before the deadline."""
+    def get(path: str) -> Any:
+        status, body = fetch(url + path)
         if status != 200:
-            return {"error": f"{url} answered {status}: {body[:200]}", "targets": []}
-        return {"error": "", "targets": [
-            {"job": target["labels"].get("job", ""), "instance": target["labels"].get("instance", ""),
-             "health": target["health"], "error": target["lastError"]}
-            for target in json.loads(body)["data"]["activeTargets"]]}
+            raise LookupError(f"{url} answered {status}: {body[:200]}")
+        return json.loads(body)["data"]
 
-    found = until(deadline, targets,
-                  lambda answer: not answer["error"] and all(target["health"] == "up" for target in answer["targets"]))
-    found["failing"] = []
-    if not found["error"]:
-        failing = "pg_exporter_last_scrape_error != 0 or pg_scrape_collector_success == 0 or " \
-                  "pg_exporter_user_queries_load_error != 0 or node_scrape_collector_success == 0"
-        status, body = fetch(url + "/api/v1/query?" + urllib.parse.urlencode({"query": failing}))
-        if status == 200:
-            found["failing"] = [series["metric"] for series in json.loads(body)["data"]["result"]]
-        else:
-            found["error"] = f"{url} answered {status}: {body[:200]}"
-    return found
+    def ask() -> dict[str, Any]:
+        try:
+            targets = get("/api/v1/targets?state=active")["activeTargets"]
+            failing = get("/api/v1/query?" + urllib.parse.urlencode({"query": FAILING_QUERY}))["result"]
+        except LookupError as error:
+            return {"error": str(error), "targets": [], "failing": []}
+        return {"error": "", "failing": [series["metric"] for series in failing], "targets": [
+            {"job": target["labels"].get("job", ""), "instance": target["labels"].get("instance", ""),
+             "health": target["health"], "error": target["lastError"]} for target in targets]}
+
+    return until(deadline, ask, lambda found: not found["error"] and not found["failing"]
+                 and all(target["health"] == "up" for target in found["targets"]))
 
 
 def main() -> None:

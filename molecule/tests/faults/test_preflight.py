@@ -1,11 +1,11 @@
 """The database nodes in every state that a run must not touch: it ends with one sentence and changed=0."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from helpers.repository import ROOT, read_yaml
 
@@ -115,7 +115,7 @@ def test_a_primary_whose_data_is_gone_is_never_initialised_again(stand_ins: Any,
     restore(lambda: stand_ins.put_back(primary))
     stand_ins.set_aside(primary)
     assert_stopped(stand_ins.play("postgres.yml"), "No node accepts writes, and none of them was primary last", "pg_promote")
-    assert stand_ins.run(primary, f"ls {stand_ins.data.parent}").split() == ["main.kept"]
+    assert stand_ins.data.name not in stand_ins.run(primary, f"ls {stand_ins.data.parent}").split()
 
 
 def test_a_directory_moved_away_under_a_running_server_stops_every_run(stand_ins: Any, restore: Restore, replica: str) -> None:
@@ -131,7 +131,7 @@ def test_an_inventory_that_names_another_primary_is_told_and_followed_by_nobody(
     tiers = content["env_docker"]["children"]["postgres_cluster"]["children"]
     declared, others = tiers["postgres_primary"]["hosts"], tiers["postgres_replicas"]["hosts"]
     declared[replica], others[primary] = others.pop(replica), declared.pop(primary)
-    (tmp_path / "inventory.yml").write_text(yaml.safe_dump(content))
+    (tmp_path / "inventory.yml").write_text(json.dumps(content))
     (tmp_path / "group_vars").symlink_to(ROOT / "group_vars")
     secrets = stand_ins.fleet.variables(primary)["standin_secrets"]
     assert_goes_on(stand_ins.play("preflight.yml", "-e", f"standin_secrets={secrets}", inventory=str(tmp_path / "inventory.yml")),
