@@ -56,7 +56,7 @@ def describe(topology: Topology, settings: Settings) -> str:
     ]
     header = ("node", "address", "role", "timeline", "lag", "state")
     identifier = topology.fence.system_identifier or "unknown"
-    return f"Cluster {identifier}\n{table(header, rows)}"
+    return f"Cluster {identifier}\n\n{table(header, rows, indent=0)}"
 
 
 @app.command()

@@ -51,7 +51,7 @@ def rows(servers: Servers, table: str) -> int:
 def test_status_shows_every_node(servers: Servers) -> None:
     done = pgroute(servers, "status")
     assert done.returncode == 0, done.stderr
-    shown = {line.split()[0]: line.split()[2] for line in done.stdout.splitlines()[3:]}
+    shown = {line.split()[0]: line.split()[2] for line in done.stdout.splitlines()[4:]}
     assert shown == {"pg1": "primary", "pg2": "replica", "pg3": "replica"}
 
 
