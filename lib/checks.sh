@@ -54,7 +54,7 @@ run_side_by_side() {
   return "$failed"
 }
 
-molecule_scenario() { molecule test --scenario-name "$1"; }
+molecule_scenario() { molecule test --no-command-borders --scenario-name "$1"; }
 
 # The table of durations, then the line that counts everything.
 check_summary() {

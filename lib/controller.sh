@@ -40,7 +40,7 @@ has_tools() {
   "$python" -c 'import ensurepip, venv' 2>/dev/null && command -v ssh-keygen >/dev/null && command -v ssh >/dev/null
 }
 
-needs_tools() { ! { find_python && has_tools; }; }
+needs_tools() { ! find_python || ! has_tools; }
 
 # Install Python and the SSH client where the distribution can.
 prepare_tools() {
@@ -64,13 +64,13 @@ prepare_tools() {
 content_of() { cat "$@" | sha256sum | cut -d' ' -f1; }
 
 # The place too: the scripts of a .venv do not survive a move.
-venv_stamp() { echo "$(content_of requirements.txt) $("$python" -c 'import sys; print(sys.executable, *sys.version.split())') $PWD"; }
+venv_stamp() { echo "$(content_of requirements.txt) $PWD"; }
 
 collections_stamp() { content_of requirements.yml requirements-collections.txt; }
 
 is_stamped() { [ "$(cat "$1/.stamp" 2>/dev/null)" = "$2" ]; }
 
-needs_venv() { needs_tools || ! is_stamped .venv "$(venv_stamp)"; }
+needs_venv() { ! is_stamped .venv "$(venv_stamp)" || ! .venv/bin/python -c "" 2>/dev/null; }
 
 needs_collections() { ! is_stamped .collections "$(collections_stamp)"; }
 

@@ -100,12 +100,22 @@ step() {
   [ "$step_code" -eq 0 ] || step_failed "$hint"
 }
 
-# Show the end of the failed step's log, then say in one sentence what to do.
+# The sentences of the errors in an Ansible log, each once.
+ansible_errors() {
+  awk '/^\[ERROR\]: / {sub(/^\[ERROR\]: (Task failed: )?((Action|Module) failed: )?/, ""); on = 1}
+    /^(Origin:|fatal:|$)/ {on = 0}
+    on && !seen[$0]++' "$1"
+}
+
+# Say what failed: Ansible's own sentences, else the end of the step's log. Then what to type.
 step_failed() {
-  say "The last lines of $step_log:"
-  tail -n 25 "$step_log" | sed 's/^/    /'
+  local lines
+  lines=$(ansible_errors "$step_log")
+  [ -n "$lines" ] || lines=$(tail -n 25 "$step_log")
+  say "$lines" | sed 's/^/    /'
+  say "    ($step_log)"
   if grep -qaiE 'no space left on device' "$step_log"; then
-    die "The disk is full: free some space (df -h shows where) and type $(again)."
+    die "The disk is full: free some space (df -h shows where), then type $(again)."
   fi
   die "$1"
 }

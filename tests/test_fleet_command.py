@@ -67,12 +67,12 @@ def sentence(result: subprocess.CompletedProcess[str]) -> str:
 
 def ready(checkout: Path, programs: Path) -> None:
     """A controller that is finished: its stamps are written by the functions that will read them."""
-    write(programs, "python3", 'case "$*" in *executable*) echo "python 3.12" ;; esac')
-    for name in ("ssh", "ssh-keygen"):
-        write(programs, name, "exit 0")
     (checkout / ".venv/bin").mkdir(parents=True)
+    for name in ("ssh", "ssh-keygen", "python3"):
+        write(programs, name, "exit 0")
+    write(checkout / ".venv/bin", "python", "exit 0")
     (checkout / ".collections").mkdir()
-    stamps = "source lib/controller.sh; find_python; venv_stamp >.venv/.stamp; collections_stamp >.collections/.stamp"
+    stamps = "source lib/controller.sh; venv_stamp >.venv/.stamp; collections_stamp >.collections/.stamp"
     subprocess.run(["bash", "-c", stamps], cwd=checkout, env={"PATH": str(programs)}, check=True)
 
 
@@ -175,7 +175,7 @@ def test_a_function_of_a_step_stops_where_it_fails(checkout: Path, programs: Pat
     """An unfinished .venv must never be stamped."""
     for name in ("ssh", "ssh-keygen"):
         write(programs, name, "exit 0")
-    write(programs, "python3", 'case "$*" in "-m venv"*) exit 1 ;; *executable*) echo "python 3.12" ;; esac')
+    write(programs, "python3", 'case "$*" in "-m venv"*) exit 1 ;; esac')
     failed = subprocess.run([str(checkout / "fleet"), "up"], env=os.environ | {"PATH": str(programs)}, capture_output=True, text=True,
                             check=False, timeout=60)
     assert failed.returncode != 0
