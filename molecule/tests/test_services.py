@@ -55,9 +55,10 @@ def sockets(fleet: Fleet, node: str) -> frozenset[tuple[str, int]]:
 
 
 def left_out(fleet: Fleet, node: str, role: str) -> bool:
-    """Whether a service is missing that the environment may go without, because its source cannot be reached."""
-    required = fleet.variables(node).get(f"{role}_required", True)
-    unit = UNITS[role].format_map(fleet.variables(node))
+    """Whether a service is missing that the environment may go without, or that it leaves out by name."""
+    variables = fleet.variables(node)
+    required = variables.get(f"{role}_required", True) and variables.get(f"{role}_source") != "none"
+    unit = UNITS[role].format_map(variables)
     return not required and units(fleet, node)[unit]["LoadState"] == "not-found"
 
 
