@@ -1,6 +1,7 @@
 """Every node, and the controller: no secret of the fleet is where someone else could read it."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -76,8 +77,10 @@ def test_no_secret_is_in_a_file_of_the_controller_but_its_own(fleet: Fleet) -> N
     assert found == []
 
 
-def test_the_secrets_are_readable_by_their_owner_only() -> None:
-    folder = ROOT / ".secrets"
-    if not folder.exists():
-        pytest.skip("this controller has generated no secret: they come from a vault")
-    assert folder.stat().st_mode & 0o077 == 0
+def test_the_generated_secrets_are_for_their_owner_only(fleet: Fleet) -> None:
+    folder = fleet.variables(fleet.inventory.hosts[0]).get("standin_secrets")
+    if not folder:
+        pytest.skip("nothing is generated for this inventory: its secrets come from a vault")
+    generated = [Path(folder), *Path(folder).rglob("*")]
+    assert len(generated) > len(fleet.secrets)
+    assert [str(path) for path in generated if path.stat().st_mode & 0o077 and path.suffix != ".pub"] == []
