@@ -65,6 +65,13 @@ def test_wrong_checksum_is_refused_before_anything_changes(standin: StandIn, rel
     assert standin.shell("ls -d /opt/cadvisor 2>/dev/null || true") == ""
 
 
+def test_check_mode_foretells_the_install(standin: StandIn, release: Release) -> None:
+    run = standin.play("cadvisor", "--check", **release.inputs)
+    assert run.code == 0, run.output
+    assert run.changed > 0
+    assert standin.shell("ls -d /opt/cadvisor 2>/dev/null || true") == ""
+
+
 def test_release_is_installed_and_answers(standin: StandIn, release: Release) -> None:
     run = standin.play("cadvisor", **release.inputs)
     assert run.code == 0, run.output

@@ -77,6 +77,13 @@ def test_wrong_checksum_is_refused_before_anything_changes(life: Life) -> None:
     assert life.machine.shell("ls -d /opt/grafana /etc/grafana 2>/dev/null || true") == ""
 
 
+def test_check_mode_foretells_the_install(life: Life) -> None:
+    run = life.run("--check")
+    assert run.code == 0, run.output
+    assert run.changed > 0
+    assert life.machine.shell("ls -d /opt/grafana /etc/grafana 2>/dev/null || true") == ""
+
+
 def test_archive_is_installed_and_answers(life: Life) -> None:
     run = life.run()
     assert run.code == 0, run.output
@@ -121,6 +128,14 @@ def test_secret_key_is_made_on_the_machine_and_kept(life: Life) -> None:
 def test_dashboards_and_data_source_are_provisioned(life: Life) -> None:
     assert life.machine.shell("ls /etc/grafana/dashboards").split() == ["fleet.json", "host.json", "node.json", "partitions.json"]
     assert "url: http://127.0.0.1:9090" in life.machine.shell("cat /etc/grafana/provisioning/datasources/pgfleet.yml")
+
+
+def test_check_mode_foretells_a_change(life: Life) -> None:
+    before = life.pid()
+    run = life.machine.play("grafana", "--check", **{**life.inputs, "grafana_port": 3100, "grafana_admin_password": SECOND_PASSWORD})
+    assert run.code == 0, run.output
+    assert run.changed > 0
+    assert life.pid() == before
 
 
 def test_changed_setting_restarts_the_service(life: Life) -> None:
