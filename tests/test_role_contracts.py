@@ -34,7 +34,9 @@ def options_of(role: str) -> dict[str, Any]:
 def fits(value: Any, kind: str) -> bool:
     if value is None or (isinstance(value, str) and "{{" in value):
         return True
-    kinds = {"str": str, "path": str, "int": int, "float": (int, float), "bool": bool, "list": list, "dict": dict, "raw": object}
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "str": str, "path": str, "int": int, "float": (int, float), "bool": bool, "list": list, "dict": dict, "raw": object,
+    }
     return isinstance(value, kinds[kind]) and not (isinstance(value, bool) and kind in ("int", "float"))
 
 

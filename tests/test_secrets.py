@@ -9,6 +9,11 @@ from helpers.repository import ROOT, read_yaml, tracked_files
 
 TEXT = [path for path in tracked_files() if not (ROOT / path).is_symlink() and b"\0" not in (ROOT / path).read_bytes()[:4096]]
 
+SETTINGS = [
+    path for path in TEXT
+    if path.startswith(("group_vars/", "inventories/", "roles/", "playbooks/", "molecule/")) and path.endswith((".yml", ".yaml"))
+]
+
 # What a secret looks like in a file of settings, and what says where one comes from instead.
 SECRET_NAME = re.compile(r"(password|passwd|passphrase|secret|token|api_?key|private_key)$", re.IGNORECASE)
 NO_SECRET = re.compile(r"\{\{|^$|^/|^vault_|^SCRAM-SHA-256\$|^<.*>$")
@@ -32,7 +37,7 @@ def settings(content: object, name: str = "") -> list[tuple[str, str]]:
     return [(name, str(content))] if isinstance(content, (str, int)) and not isinstance(content, bool) else []
 
 
-@pytest.mark.parametrize("path", [path for path in TEXT if path.startswith(("group_vars/", "inventories/", "roles/", "playbooks/", "molecule/")) and path.endswith((".yml", ".yaml"))])
+@pytest.mark.parametrize("path", SETTINGS)
 def test_no_setting_holds_a_literal_secret(path: str) -> None:
     if (ROOT / path).read_text().startswith("$ANSIBLE_VAULT;"):
         return

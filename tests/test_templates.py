@@ -136,7 +136,7 @@ def test_files_do_not_depend_on_the_order_of_a_set(inventory: str) -> None:
         )
         for seed in ("1", "2")
     ]
-    first, second = ({line for line in process.communicate()[0].splitlines()} for process in processes)
+    first, second = (set(process.communicate()[0].splitlines()) for process in processes)
     assert {process.returncode for process in processes} == {0}
     assert first ^ second == set()
 

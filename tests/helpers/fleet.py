@@ -52,6 +52,7 @@ class Fleet:
 
     def __init__(self, inventory: str) -> None:
         self._option = inventory
+        self._variables: dict[str, Variables] = {}
         self._sockets = tempfile.TemporaryDirectory(prefix="pgfleet-ssh-")
         self.inventory = Inventory(*(Path(source).resolve() for source in inventory.split(",")))
         self._reached = {name: self._reached_by(name) for name in self.inventory.hosts}
@@ -63,7 +64,7 @@ class Fleet:
 
     def _reached_by(self, name: str) -> dict[str, Any]:
         known = self.inventory.variables(name)
-        reached = {
+        reached: dict[str, Any] = {
             key: self.inventory.resolve(known[key], known)
             for key in ("ansible_host", "ansible_port", "ansible_user", "ansible_connection",
                         "ansible_ssh_private_key_file", "ansible_ssh_common_args")
@@ -99,9 +100,10 @@ class Fleet:
     def node(self, name: str) -> Host:
         return testinfra.get_host(f"ansible://{name}", ansible_inventory=self._option)
 
-    @functools.cache
     def variables(self, name: str) -> Variables:
-        return Variables(self.inventory, name)
+        if name not in self._variables:
+            self._variables[name] = Variables(self.inventory, name)
+        return self._variables[name]
 
     @functools.cached_property
     def secrets(self) -> dict[str, str]:
@@ -129,7 +131,7 @@ class Fleet:
     def value(self, name: str, statement: str, *, database: str = "postgres", role: str | None = None) -> str:
         """The one value of a statement that has one."""
         rows = self.psql(name, statement, database=database, role=role)
-        assert len(rows) == 1 and len(rows[0]) == 1, f"{name}: {len(rows)} rows instead of one value: {statement}"
+        assert [len(row) for row in rows] == [1], f"{name}: {len(rows)} rows instead of one value: {statement}"
         return rows[0][0]
 
     @functools.cached_property
@@ -170,7 +172,7 @@ class Fleet:
 FLEET = pytest.StashKey[Fleet]()
 
 
-def eventually(question: Callable[[], T], *, seconds: float, what: str) -> T:
+def eventually(question: Callable[[], T | None], *, seconds: float, what: str) -> T:
     """The first true answer to a question, asked until the deadline; then an AssertionError that says what was awaited."""
     deadline = time.monotonic() + seconds
     while True:

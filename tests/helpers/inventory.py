@@ -4,6 +4,7 @@ Answers come from Ansible's own inventory, variable and template code, in this p
 a whole inventory, where a playbook that prints its variables takes several.
 """
 
+import contextlib
 import functools
 import os
 from collections.abc import Mapping, Sequence
@@ -15,20 +16,18 @@ from helpers.repository import ROOT
 # Read when ansible is imported: the same settings whatever the current directory.
 os.environ["ANSIBLE_CONFIG"] = str(ROOT / "ansible.cfg")
 
-from ansible import constants  # noqa: E402  (needs ANSIBLE_CONFIG)
-from ansible.cli import CLI  # noqa: E402
-from ansible.errors import AnsibleError  # noqa: E402
-from ansible.inventory.manager import InventoryManager  # noqa: E402
-from ansible.parsing.dataloader import DataLoader  # noqa: E402
-from ansible.plugins.loader import init_plugin_loader  # noqa: E402
-from ansible.template import Templar, trust_as_template  # noqa: E402
-from ansible.vars.hostvars import HostVars  # noqa: E402
-from ansible.vars.manager import VariableManager  # noqa: E402
+from ansible import constants
+from ansible.cli import CLI
+from ansible.errors import AnsibleError
+from ansible.inventory.manager import InventoryManager
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import init_plugin_loader
+from ansible.template import Templar, trust_as_template
+from ansible.vars.hostvars import HostVars
+from ansible.vars.manager import VariableManager
 
-try:
+with contextlib.suppress(ValueError):  # another module of this process was first
     init_plugin_loader()
-except ValueError:  # "already been initialised": another module of this process was first
-    pass
 
 Unresolvable = AnsibleError
 
@@ -100,7 +99,7 @@ class Inventory:
         templar = templar.copy_with_new_env(
             searchpath=[str(path) for folder in search for path in (folder / "templates", folder)],
         )
-        return templar.template(trust_as_template(text), escape_backslashes=False, overrides={"trim_blocks": True})
+        return str(templar.template(trust_as_template(text), escape_backslashes=False, overrides={"trim_blocks": True}))
 
     def holds(self, condition: Any, known: Mapping[str, Any]) -> bool:
         """Whether a `when` holds with the variables in `known`."""

@@ -22,8 +22,9 @@ mkdir work && cd work && tar --extract && PATH=/run/usr/bin:$PATH exec "$@" 2>&1
 
 @functools.cache
 def _has_image() -> bool:
-    found = shutil.which("docker") and subprocess.run(["docker", "image", "inspect", IMAGE], capture_output=True, check=False)
-    return bool(found) and found.returncode == 0
+    if not shutil.which("docker"):
+        return False
+    return subprocess.run(["docker", "image", "inspect", IMAGE], capture_output=True, check=False).returncode == 0
 
 
 def promtool(*arguments: str, files: Mapping[str, str]) -> tuple[int, str]:
