@@ -82,14 +82,21 @@ def cluster_problems(nodes: dict[str, Node], names: list[str], slots: dict[str, 
             problems.append(f"{name} streams, but not from {primary}, where nothing uses its slot {upstream['slot']}.")
         if server["timeline"] != answering[primary]["timeline"]:
             problems.append(f"{name} is on timeline {server['timeline']}, {primary} on {answering[primary]['timeline']}.")
-    owned = set(slots.values())
-    for slot in answering[primary]["slots"]:
-        if slot["name"] not in owned and slot["type"] == "physical":
-            problems.append(f"{primary}: the slot {slot['name']} belongs to no node of the inventory and holds WAL back: "
-                            f"psql -c \"select pg_drop_replication_slot('{slot['name']}')\"")
-        if slot["wal_status"] in ("lost", "unreserved"):
-            problems.append(f"{primary}: WAL that slot {slot['name']} needs is {slot['wal_status']}.")
+    problems += [f"{primary}: WAL that slot {slot['name']} needs is {slot['wal_status']}."
+                 for slot in answering[primary]["slots"] if slot["wal_status"] in ("lost", "unreserved")]
     return problems
+
+
+def notices(nodes: dict[str, Node], slots: dict[str, str], declared: str) -> list[str]:
+    """What is no broken promise, but should be known."""
+    found = []
+    for name, server in ((name, server_of(node)) for name, node in sorted(nodes.items())):
+        if server and not server["in_recovery"] and declared not in ("", name):
+            found.append(f"The inventory names {declared} as primary, the cluster's primary is {name}.")
+        found += [f"{name}: the slot {slot['name']} belongs to no node of the inventory and holds WAL back; if nobody uses it: "
+                  f"SELECT pg_drop_replication_slot('{slot['name']}')"
+                  for slot in server.get("slots", []) if slot["type"] == "physical" and slot["name"] not in slots.values()]
+    return found
 
 
 def monitoring_problems(name: str, found: dict[str, Any], jobs: list[dict[str, Any]], names: list[str]) -> list[str]:
@@ -174,5 +181,5 @@ class FilterModule:
     """Names under which playbooks and templates call the functions above."""
 
     def filters(self) -> dict[str, Any]:
-        return {"fleet_problems": problems, "fleet_node_rows": node_rows, "fleet_table_rows": table_rows,
+        return {"fleet_problems": problems, "fleet_notices": notices, "fleet_node_rows": node_rows, "fleet_table_rows": table_rows,
                 "fleet_address_rows": address_rows, "columns": columns}
