@@ -21,6 +21,8 @@ UNITS = {
     "cadvisor": "cadvisor.service",
     "routing_client": "pgroute.service",
 }
+# Those that come from no distribution, so that a fleet may have to go without.
+OPTIONAL = {"grafana", "cadvisor"}
 SSH_PORT = 22
 
 
@@ -56,10 +58,11 @@ def sockets(fleet: Fleet, node: str) -> frozenset[tuple[str, int]]:
 
 def left_out(fleet: Fleet, node: str, role: str) -> bool:
     """Whether a service is missing that the environment may go without, or that it leaves out by name."""
+    if role not in OPTIONAL:
+        return False
     variables = fleet.variables(node)
-    required = variables.get(f"{role}_required", True) and variables.get(f"{role}_source") != "none"
-    unit = UNITS[role].format_map(variables)
-    return not required and units(fleet, node)[unit]["LoadState"] == "not-found"
+    required = variables[f"{role}_required"] and variables[f"{role}_source"] != "none"
+    return not required and units(fleet, node)[UNITS[role]]["LoadState"] == "not-found"
 
 
 def skip_if_left_out(fleet: Fleet, node: str, role: str) -> None:
