@@ -6,7 +6,6 @@ its tests that take `host` run once for each node of the group, all others once.
 Expected values come from `variables` (this node's) or `fleet.variables(name)`, who is primary from the servers.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
