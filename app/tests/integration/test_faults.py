@@ -8,6 +8,8 @@ import psycopg
 import pytest
 
 from pgroute import NoPrimary, NoReadableNode, Role, Router, SplitBrain, new_key
+from pgroute.probe import Prober
+from pgroute.topology import Answer, Silence
 
 from .conftest import NAMES, Servers, eventually, whole
 
@@ -34,6 +36,25 @@ def test_frozen_replica_is_left_out(servers: Servers, router: Router) -> None:
     finally:
         servers.signal("pg2", "CONT")
     eventually(lambda: whole(router), what="pg2 back")
+
+
+def test_question_to_a_frozen_server_ends_at_its_deadline(servers: Servers) -> None:
+    settings = servers.settings()
+    node = settings.members[1]
+    prober = Prober(
+        node.name,
+        settings.connection(node, user=settings.reader, read_only=True),
+        clock=time.monotonic,
+    )
+    assert isinstance(prober.ask(timeout=5), Answer)
+    servers.signal("pg2", "STOP")
+    try:
+        started = time.monotonic()
+        assert prober.ask(timeout=0.3) == Silence("pg2", "no answer within 0.3 s")
+        assert time.monotonic() - started < 2
+    finally:
+        servers.signal("pg2", "CONT")
+        prober.close()
 
 
 def test_query_on_a_frozen_server_ends_at_its_deadline(servers: Servers, router: Router) -> None:

@@ -60,6 +60,7 @@ class Connection:
     node: str
     is_standby: bool = False
     closed: bool = False
+    in_recovery: bool = True
     replayed: list[str] = field(default_factory=lambda: ["0/3E8"])
     done: list[str] = field(default_factory=list)
     pgconn: Any = field(default_factory=lambda: SimpleNamespace(transaction_status=2))
@@ -75,7 +76,7 @@ class Connection:
 
     def execute(self, _: str) -> Any:
         position = self.replayed.pop(0) if len(self.replayed) > 1 else self.replayed[0]
-        return SimpleNamespace(fetchone=lambda: (True, position))
+        return SimpleNamespace(fetchone=lambda: (self.in_recovery, position))
 
 
 @dataclass
@@ -237,6 +238,14 @@ def test_read_after_a_token_goes_to_the_primary_at_its_deadline() -> None:
     assert 0.5 <= router.clock.now - started < 0.55
     assert router.noted.routes[-1] == ("pg1", Role.PRIMARY, Reason.TOKEN_NOT_REACHED)
     assert router.played["pg2", True].returned
+
+
+def test_a_replica_that_was_promoted_meanwhile_does_not_answer_for_a_token() -> None:
+    router = Staged((PRIMARY, REPLICA_2))
+    router.played["pg2", True].connection = Connection("pg2", in_recovery=False)
+    assert node_of(router.read(after=TOKEN)) == "pg1"
+    with pytest.raises(TokenNotReached, match="pg2 is no replica any more"):
+        node_of(router.read(node="pg2", after=TOKEN))
 
 
 def test_token_of_a_newer_timeline_is_not_read_from_an_older_one() -> None:
