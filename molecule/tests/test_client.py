@@ -54,3 +54,8 @@ def test_the_service_runs_as_a_user_of_its_own(fleet: Fleet, name: str, variable
 def test_the_command_line_shows_every_node_with_its_role(fleet: Fleet, name: str) -> None:
     shown = fleet.node(name).check_output("pgroute status")
     assert dict(re.findall(r"^(\S+) +\S+ +(primary|replica) ", shown, re.MULTILINE)) == fleet.roles
+
+
+def test_nobody_but_the_service_reads_the_passwords(fleet: Fleet, name: str) -> None:
+    assert fleet.node(name).run("test -s /etc/pgroute/passfile").rc == 0
+    assert fleet.node(name).run("runuser -u nobody -- cat /etc/pgroute/passfile").rc != 0
