@@ -1,5 +1,7 @@
 """Database nodes: the version, the settings and the access rules of every server."""
 
+import functools
+
 import pytest
 
 from helpers.fleet import Fleet, Variables
@@ -11,7 +13,6 @@ REQUIRED = {
     "data_checksums": "on",
     "full_page_writes": "on",
     "hot_standby": "on",
-    "lc_collate": "C.UTF-8",
     "log_checkpoints": "on",
     "log_connections": "on",
     "log_disconnections": "on",
@@ -23,8 +24,11 @@ REQUIRED = {
     "track_functions": "all",
     "track_io_timing": "on",
 }
-# The locale is a property of the databases.
-FROM_DATABASE = {"lc_collate": "SELECT datcollate FROM pg_database WHERE datname = current_database()"}
+
+
+@functools.cache
+def settings(fleet: Fleet, name: str) -> dict[str, str]:
+    return dict(fleet.psql(name, "SELECT name, setting FROM pg_settings"))
 
 
 def test_the_server_has_the_version_of_the_inventory(fleet: Fleet, name: str, variables: Variables) -> None:
@@ -38,9 +42,13 @@ def test_the_node_has_one_cluster_and_no_other(fleet: Fleet, name: str, variable
     ]
 
 
+def test_every_database_has_a_locale_that_sorts_alike_everywhere(fleet: Fleet, name: str) -> None:
+    assert fleet.psql(name, "SELECT DISTINCT datcollate, datctype FROM pg_database") == [["C.UTF-8", "C.UTF-8"]]
+
+
 @pytest.mark.parametrize("setting", sorted(REQUIRED))
 def test_a_required_setting_is_in_effect(fleet: Fleet, name: str, setting: str) -> None:
-    assert fleet.value(name, FROM_DATABASE.get(setting, f"SHOW {setting}")) == REQUIRED[setting]
+    assert settings(fleet, name)[setting] == REQUIRED[setting]
 
 
 def test_every_setting_of_the_inventory_is_in_effect(fleet: Fleet, name: str, variables: Variables) -> None:

@@ -140,7 +140,7 @@ def complaint(output):
     """What postgres -C said, in one line without log prefixes."""
     found = re.findall(r"^.*?\b(?:LOG|FATAL|ERROR):\s+(.*)$", output, flags=re.MULTILINE)
     found = [text for text in found if not text.startswith("configuration file ")] or found or output.split("\n")
-    return re.sub(r'(in file )"[^"]*/(conf\.d/[^"]+|[^"/]+)"', r"\1\2", "; ".join(text.strip() for text in found if text.strip()))
+    return re.sub(r'(in file )"[^"]*?/(conf\.d/[^"]+|[^"/]+)"', r"\1\2", "; ".join(text.strip() for text in found if text.strip()))
 
 
 def read(path):
@@ -160,6 +160,9 @@ class Files:
         self.owner = pwd.getpwnam(module.params["login_user"])
         self.wanted = module.params["files"]
         self.before = {item["path"]: read(self.full(item["path"])) for item in self.wanted}
+        self.times = {
+            path: os.stat(self.full(path)) for path, content in self.before.items() if content is not None
+        }
         self.changed = [
             item for item in self.wanted
             if self.before[item["path"]] != item["content"] or self.attributes_differ(item)
@@ -207,7 +210,9 @@ class Files:
             if before is None:
                 os.unlink(self.full(item["path"]))
             else:
-                self.place(item["path"], before, item["mode"])
+                self.place(item["path"], before, "%o" % (self.times[item["path"]].st_mode & 0o7777))
+                # The server has read this content already: nothing to reload.
+                os.utime(self.full(item["path"]), ns=(self.times[item["path"]].st_atime_ns, self.times[item["path"]].st_mtime_ns))
 
     def newest_seconds(self):
         return max(os.stat(self.full(item["path"])).st_mtime for item in self.wanted)

@@ -60,6 +60,7 @@ set_aside:
   type: str
 """
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -88,6 +89,15 @@ def connection_string(parameters):
     )
 
 
+def command_line(process):
+    """The words of a process's command line; none when it is gone."""
+    try:
+        with open("/proc/%d/cmdline" % process, "rb") as stream:
+            return stream.read().decode(errors="replace").split("\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
 def die_with_parent():
     """Ask the kernel to end this process with its parent (PR_SET_PDEATHSIG)."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
@@ -103,7 +113,7 @@ class Workshop:
         self.result = os.path.join(self.root, "data")
         self.lock = None
 
-    def enter(self, deadline_seconds=600):
+    def enter(self, deadline_seconds=60):
         os.makedirs(os.path.dirname(self.path), mode=0o755, exist_ok=True)
         self.lock = os.open(self.path + ".lock", os.O_CREAT | os.O_RDWR, 0o600)
         deadline = time.monotonic() + deadline_seconds
@@ -119,6 +129,18 @@ class Workshop:
                     )
                 time.sleep(1)
 
+    def end_orphans(self):
+        """End what an interrupted run left writing here: pg_basebackup's second process outlives the first."""
+        deadline = time.monotonic() + 10
+        while True:
+            orphans = [number for number in map(int, filter(str.isdigit, os.listdir("/proc"))) if self.result in command_line(number)]
+            if not orphans:
+                return
+            for number in orphans:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(number, signal.SIGTERM if time.monotonic() < deadline else signal.SIGKILL)
+            time.sleep(0.1)
+
     def clear(self):
         """Remove what an interrupted run left here; only a directory that bears our mark."""
         if os.path.lexists(self.root):
@@ -133,14 +155,13 @@ class Workshop:
             pass
 
     def run(self, arguments, what):
-        """Run a program that dies with this process and keeps the lock for as long as it lives."""
+        """Run a program that dies with this process."""
         environment = dict(os.environ, LC_ALL="C.UTF-8", PGCONNECT_TIMEOUT="10")
         program = subprocess.Popen(
             arguments,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            pass_fds=[self.lock],
             env=environment,
             cwd=os.path.dirname(self.path),
             preexec_fn=die_with_parent,
@@ -193,6 +214,7 @@ def main():
     if state == "cluster":
         # An earlier run, still at it when this one came, has finished.
         module.exit_json(changed=True, made=True, state=state)
+    workshop.end_orphans()
     workshop.clear()
     if primary:
         workshop.run(
