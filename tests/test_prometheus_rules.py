@@ -157,7 +157,8 @@ def test_every_alert_has_its_cases() -> None:
 def test_alert_has_a_runbook(alert: str) -> None:
     page = (ROOT / "docs/runbooks" / f"{alert}.md").read_text()
     assert page.startswith(f"# {alert}\n")
-    assert "## What it means" in page and "## What to do" in page
+    assert "## What it means" in page
+    assert "## What to do" in page
 
 
 def test_every_alert_tells_who_is_woken() -> None:

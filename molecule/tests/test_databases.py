@@ -169,11 +169,12 @@ def test_the_extensions_are_there(fleet: Fleet, primary: str, described: Variabl
 
 def test_every_table_has_the_columns_and_the_owner_described(fleet: Fleet, primary: str, described: Variables, database: str) -> None:
     for table in described["databases_tables"]:
+        wanted = ", ".join(f"('{column['name']}', '{column['type']}')" for column in table["columns"])
         found = fleet.psql(
             primary,
             "SELECT a.attname, a.atttypid = to_regtype(w.type) AND a.atttypmod = to_regtypemod(w.type), NOT a.attnotnull, relowner::regrole"
-            f" FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
-            f" LEFT JOIN (VALUES {', '.join('(%r, %r)' % (column['name'], column['type']) for column in table['columns'])}) w (name, type)"
+            " FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
+            f" LEFT JOIN (VALUES {wanted}) w (name, type)"
             f" ON w.name = a.attname WHERE c.oid = 'public.{table['name']}'::regclass ORDER BY attnum",
             database=database,
         )
