@@ -48,14 +48,13 @@ def can_reach(url: str) -> bool:
     return answered.is_set()
 
 
-def download(url: str, sha256: str, cache: str) -> str:
-    """The path of the verified download; nodes served in parallel wait for the first one's."""
-    os.makedirs(cache, exist_ok=True)
-    path = os.path.join(cache, sha256)
+def download(url: str, sha256: str, path: str) -> None:
+    """Fetch into `path`, verified; nodes served in parallel wait for the first one's download."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path + ".lock", "w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if os.path.exists(path):
-            return path
+            return
         partial = path + ".partial"
         with urllib.request.urlopen(url, timeout=READ_SECONDS) as answer, open(partial, "wb") as file:
             while block := answer.read(1 << 20):
@@ -66,7 +65,6 @@ def download(url: str, sha256: str, cache: str) -> str:
             raise AnsibleActionFail(f"{url} has SHA-256 {found} instead of {sha256}: refused, nothing was changed; "
                                     "correct the address or the checksum.")
         os.rename(partial, path)
-    return path
 
 
 class ActionModule(ActionBase):
@@ -94,14 +92,18 @@ class ActionModule(ActionBase):
         found = self._execute_module("verified_archive", module_args=on_node, task_vars=task_vars)
         if found.get("failed") or found["installed"]:
             return {**result, **found, "unreachable_sentence": ""}
-        fetched = options["source"] or os.path.exists(self._cached(options, sha256))
-        if not fetched and not can_reach(options["url"]):
-            return self._unreachable(result, options)
+        path = self._local(options["source"], sha256) if options["source"] else self._cached(options, sha256)
+        if not os.path.exists(path) and not can_reach(options["url"]):
+            host = urllib.parse.urlsplit(options["url"]).hostname
+            return self._unreachable(result, options, f"{host} cannot be reached from the controller")
         if self._task.check_mode:
             return {**result, "changed": True, "installed": False, "unreachable_sentence": ""}
 
-        path = self._local(options["source"], sha256) if options["source"] else download(
-            options["url"], sha256, os.path.expanduser(options["cache"]))
+        if not os.path.exists(path):
+            try:
+                download(options["url"], sha256, path)
+            except OSError as error:
+                return self._unreachable(result, options, f"the controller could not fetch it ({error})")
         remote = self._connection._shell.join_path(self._make_tmp_path(), "archive")
         self._transfer_file(path, remote)
         self._fixup_perms2((self._connection._shell.tmpdir, remote))
@@ -113,10 +115,9 @@ class ActionModule(ActionBase):
         return os.path.join(os.path.expanduser(options["cache"]), sha256)
 
     @staticmethod
-    def _unreachable(result: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-        sentence = f"{urllib.parse.urlsplit(options['url']).hostname} cannot be reached from the controller"
+    def _unreachable(result: dict[str, Any], options: dict[str, Any], sentence: str) -> dict[str, Any]:
         if boolean(options["required"]):
-            raise AnsibleActionFail(f"{sentence}, so {options['url']} was not fetched; give it as a local archive with its SHA-256.")
+            raise AnsibleActionFail(f"{sentence}: {options['url']}. Give it as a local archive with its SHA-256.")
         return {**result, "changed": False, "installed": False, "unreachable_sentence": sentence}
 
     @staticmethod

@@ -30,9 +30,9 @@ class Run:
         return int(re.findall(r"changed=(\d+)", self.output)[-1])
 
     @property
-    def sentence(self) -> str:
-        """The message of the task that failed."""
-        return " ".join(re.findall(r"(?:fail_msg|msg|\[ERROR\]: Task failed): (.*)", self.output))
+    def said(self) -> str:
+        """The output with lines that YAML has folded put together again."""
+        return " ".join(self.output.split())
 
 
 class StandIn:

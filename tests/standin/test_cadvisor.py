@@ -10,6 +10,7 @@ import http.server
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ class Release:
 
     def __init__(self, folder: Path, url: str) -> None:
         self.path, self.sha256 = write_cadvisor(folder, "1")
-        self.inputs = {
+        self.inputs: dict[str, Any] = {
             "cadvisor_source": "release", "cadvisor_release_url": f"{url}/{self.path.name}",
             "cadvisor_release_sha256": {"amd64": self.sha256, "arm64": self.sha256},
             "cadvisor_download_directory": str(folder / "cache")}
@@ -45,22 +46,28 @@ def health(standin: StandIn) -> str:
 def test_required_release_out_of_reach_is_an_error_in_one_sentence(standin: StandIn, release: Release) -> None:
     run = standin.play("cadvisor", **{**release.inputs, "cadvisor_release_url": "http://127.0.0.1:1/cadvisor"})
     assert run.code != 0
-    assert "127.0.0.1 cannot be reached from the controller, so http://127.0.0.1:1/cadvisor was not fetched" in run.output
+    assert "127.0.0.1 cannot be reached from the controller: http://127.0.0.1:1/cadvisor. Give it as a local archive" in run.said
     assert run.changed == 0
 
 
 def test_optional_release_out_of_reach_is_a_notice(standin: StandIn, release: Release) -> None:
     run = standin.play("cadvisor", **{**release.inputs, "cadvisor_release_url": "http://127.0.0.1:1/cadvisor", "cadvisor_required": False})
     assert run.code == 0, run.output
-    assert "NOTICE: no cAdvisor on standin: 127.0.0.1 cannot be reached from the controller." in run.output
+    assert "NOTICE: no cAdvisor on standin: 127.0.0.1 cannot be reached from the controller." in run.said
     assert run.changed == 0
+
+
+def test_optional_release_that_is_not_there_is_a_notice(standin: StandIn, release: Release) -> None:
+    run = standin.play("cadvisor", **{**release.inputs, "cadvisor_release_url": release.inputs["cadvisor_release_url"] + "-not", "cadvisor_required": False})
+    assert run.code == 0, run.output
+    assert "NOTICE: no cAdvisor on standin: the controller could not fetch it (HTTP Error 404: File not found)." in run.said
 
 
 def test_wrong_checksum_is_refused_before_anything_changes(standin: StandIn, release: Release) -> None:
     wrong = {"amd64": "0" * 64, "arm64": "0" * 64}
     run = standin.play("cadvisor", **{**release.inputs, "cadvisor_release_sha256": wrong})
     assert run.code != 0
-    assert f"has SHA-256 {release.sha256} instead of {'0' * 64}: refused, nothing was changed" in run.output
+    assert f"has SHA-256 {release.sha256} instead of {'0' * 64}: refused, nothing was changed" in run.said
     assert run.changed == 0
     assert standin.shell("ls -d /opt/cadvisor 2>/dev/null || true") == ""
 

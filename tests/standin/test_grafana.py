@@ -50,7 +50,7 @@ def life(standin: StandIn, tmp_path_factory: pytest.TempPathFactory) -> Life:
 def test_required_repository_out_of_reach_is_an_error_in_one_sentence(life: Life) -> None:
     run = life.machine.play("grafana", **{**life.inputs, "grafana_source": "repository", "grafana_repository_url": UNREACHABLE})
     assert run.code != 0
-    assert "127.0.0.1 cannot be reached from standin: set grafana_source to archive" in run.output
+    assert "127.0.0.1 cannot be reached from standin: set grafana_source to archive" in run.said
     assert run.changed == 0
 
 
@@ -58,21 +58,21 @@ def test_optional_repository_out_of_reach_is_a_notice(life: Life) -> None:
     run = life.machine.play("grafana", **{**life.inputs, "grafana_source": "repository", "grafana_required": False,
                                           "grafana_repository_url": UNREACHABLE})
     assert run.code == 0, run.output
-    assert "NOTICE: no Grafana on standin: 127.0.0.1 cannot be reached from standin." in run.output
+    assert "NOTICE: no Grafana on standin: 127.0.0.1 cannot be reached from standin." in run.said
     assert run.changed == 0
 
 
 def test_source_none_is_a_notice(life: Life) -> None:
     run = life.machine.play("grafana", **{**life.inputs, "grafana_source": "none"})
     assert run.code == 0, run.output
-    assert "NOTICE: no Grafana on standin: grafana_source is none." in run.output
+    assert "NOTICE: no Grafana on standin: grafana_source is none." in run.said
     assert run.changed == 0
 
 
 def test_wrong_checksum_is_refused_before_anything_changes(life: Life) -> None:
     run = life.machine.play("grafana", **{**life.inputs, "grafana_archive_sha256": "0" * 64})
     assert run.code != 0
-    assert f"has SHA-256 {life.old[1]} instead of {'0' * 64}: refused, nothing was changed" in run.output
+    assert f"has SHA-256 {life.old[1]} instead of {'0' * 64}: refused, nothing was changed" in run.said
     assert run.changed == 0
     assert life.machine.shell("ls -d /opt/grafana /etc/grafana 2>/dev/null || true") == ""
 
