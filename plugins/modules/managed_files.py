@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import tempfile
 from typing import Any
 
@@ -22,7 +23,9 @@ options:
     elements: dict
     default: []
   files:
-    description: Files to write. Keys are path, content, mode, owner and group.
+    description:
+      - Files to write. Keys are path, content, mode, owner, group and validate.
+      - validate is a command that must succeed before the file takes the place of the old one; %s is the new file.
     type: list
     elements: dict
     default: []
@@ -71,6 +74,16 @@ def make_directory(module: AnsibleModule, item: dict[str, Any]) -> bool:
     return bool(module.set_fs_attributes_if_different(attributes(item), missing))
 
 
+def validate(module: AnsibleModule, item: dict[str, Any], temporary: str) -> None:
+    if not item["validate"]:
+        return
+    command = [word.replace("%s", temporary) for word in shlex.split(item["validate"])]
+    code, output, error = module.run_command(command)
+    if code != 0:
+        said = (output + error).replace(temporary, item["path"]).strip()
+        module.fail_json(msg=f"{item['path']} stays as it is: {command[0]} refuses its new content. {said}")
+
+
 def write_file(module: AnsibleModule, item: dict[str, Any], diffs: list[dict[str, str]]) -> bool:
     path, wanted = item["path"], item["content"].encode()
     found = read(path)
@@ -88,6 +101,7 @@ def write_file(module: AnsibleModule, item: dict[str, Any], diffs: list[dict[str
                 file.write(wanted)
                 os.fsync(file.fileno())
             module.set_fs_attributes_if_different({**attributes(item), "path": temporary}, True)
+            validate(module, item, temporary)
             os.replace(temporary, path)
         finally:
             if os.path.exists(temporary):
@@ -100,7 +114,8 @@ def main() -> None:
         argument_spec={
             "directories": {"type": "list", "elements": "dict", "default": [], "options": ATTRIBUTES},
             "files": {"type": "list", "elements": "dict", "default": [],
-                      "options": {**ATTRIBUTES, "content": {"type": "str", "required": True}}},
+                      "options": {**ATTRIBUTES, "content": {"type": "str", "required": True},
+                                  "validate": {"type": "str", "default": ""}}},
         },
         supports_check_mode=True,
     )

@@ -1,0 +1,44 @@
+"""Files that a program has to accept before they take the place of the old ones."""
+
+import getpass
+import grp
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from helpers.repository import ROOT
+
+MODULE = ROOT / "plugins/modules/managed_files.py"
+
+
+def write(path: Path, content: str, *, validate: str) -> dict[str, Any]:
+    """What the module answers when it is run as Ansible runs it."""
+    file = {"path": str(path), "content": content, "mode": "0600", "validate": validate,
+            "owner": getpass.getuser(), "group": grp.getgrgid(os.getgid()).gr_name}
+    program = (
+        "import json, runpy, sys; from ansible.module_utils import basic; from ansible.module_utils.testing import patch_module_args\n"
+        "with patch_module_args(json.loads(sys.argv[2])):\n"
+        "    runpy.run_path(sys.argv[1], run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(MODULE), json.dumps({"files": [file]})],
+                          capture_output=True, text=True, check=False)
+    return dict(json.loads(done.stdout))
+
+
+def test_an_accepted_file_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "settings"
+    path.write_text("old")
+    answer = write(path, "new", validate="grep -q new %s")
+    assert (answer.get("failed", False), answer["changed"], path.read_text()) == (False, True, "new")
+
+
+def test_a_refused_file_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "settings"
+    path.write_text("old")
+    answer = write(path, "wrong", validate="grep new %s /nowhere")
+    assert answer["failed"]
+    assert "stays as it is: grep refuses" in answer["msg"]
+    assert {one.name: one.read_text() for one in tmp_path.iterdir()} == {"settings": "old"}
