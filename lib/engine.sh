@@ -23,10 +23,18 @@ join_engine_group() {
     PGFLEET_MITOGEN="${PGFLEET_MITOGEN:-1}" "$PWD/fleet" "${arguments[@]}"
 }
 
+# The client is a package of its own from Debian 13 on; without apparmor's parser dockerd cannot build on a kernel that has it.
+install_engine() {
+  local packages=(docker.io apparmor iptables ca-certificates)
+  as_root apt-get update -qq
+  if apt-cache show docker-cli >/dev/null 2>&1; then packages+=(docker-cli); fi
+  install_packages "${packages[@]}"
+}
+
 # docker.io where no dockerd is installed (a client alone is no engine), then start it.
 raise_engine() {
-  if ! command -v dockerd >/dev/null; then
-    install_packages docker.io iptables
+  if ! command -v dockerd >/dev/null || ! command -v docker >/dev/null; then
+    install_engine
     date >"$cache/engine-installed"
   fi
   as_root docker info >/dev/null 2>&1 || start_engine
@@ -34,7 +42,7 @@ raise_engine() {
 
 # PID 1 is systemd: the service. It is not (a container, WSL): dockerd itself, in the background and past our exit.
 start_engine() {
-  local pid_file deadline=$((SECONDS + 60))
+  local pid='' pid_file deadline=$((SECONDS + 60))
   if [ -d /run/systemd/system ]; then
     as_root systemctl start docker
   elif ! is_process /run/docker.pid; then
@@ -43,11 +51,12 @@ start_engine() {
       is_process "$pid_file" || as_root rm -f "$pid_file"
     done
     as_root setsid nohup dockerd </dev/null >>"$cache/logs/dockerd.log" 2>&1 9>&- &
+    pid=$!
     disown
     date >"$cache/engine-started"
   fi
   until as_root docker info >/dev/null 2>&1; do
-    if [ "$SECONDS" -ge "$deadline" ]; then
+    if [ "$SECONDS" -ge "$deadline" ] || { [ -n "$pid" ] && [ ! -d "/proc/$pid" ]; }; then
       tail -n 15 "$cache/logs/dockerd.log" || echo "journalctl -u docker says more"
       return 1
     fi
@@ -61,7 +70,7 @@ needs_engine() { ! reach_engine; }
 
 prepare_engine() {
   if needs_engine; then
-    command -v dockerd >/dev/null || command -v apt-get >/dev/null ||
+    { command -v dockerd && command -v docker; } >/dev/null || command -v apt-get >/dev/null ||
       die "No container engine answers: install Docker (docs.docker.com/engine/install), start it, then type $(again)."
     need_root "Installing or starting a container engine"
     step "Install and start the container engine" \

@@ -31,12 +31,22 @@ steps_at() {
   printf '%s' "${line%%\**}" | tr -cd '[:print:]'
 }
 
+# End the step and all that it started; ansible-playbook heeds INT, and nothing outlives KILL.
+steps_end_child() {
+  local deadline=$((SECONDS + 10))
+  kill -INT -- "-$steps_child" 2>/dev/null
+  while kill -0 -- "-$steps_child" 2>/dev/null && [ "$SECONDS" -lt "$deadline" ]; do
+    sleep 0.2
+  done
+  kill -KILL -- "-$steps_child" 2>/dev/null
+}
+
 # Show that a step is alive: in a terminal every second in place, elsewhere a line every 20 seconds.
 # When ./fleet itself is gone (kill -9), end the step, so that the next run finds nobody at work.
 steps_watch() {
   local title=$1 log=$2 start=$SECONDS next=20 passed
   while sleep 1; do
-    kill -0 $$ 2>/dev/null || { kill -TERM -- "-$steps_child"; exit; }
+    kill -0 $$ 2>/dev/null || { steps_end_child; exit; }
     passed=$((SECONDS - start))
     if [ -t 1 ]; then
       printf '\r\033[K%.*s' "$((${COLUMNS:-100} - 1))" "$title  $(clock "$passed")  $(steps_at "$log")"
@@ -51,7 +61,7 @@ steps_interrupt() {
   trap - INT TERM HUP
   steps_stop_watch
   if [ -n "$steps_child" ]; then
-    kill -TERM -- "-$steps_child" 2>/dev/null
+    steps_end_child
     wait "$steps_child" 2>/dev/null
   fi
   printf '\nInterrupted: type %s to go on from here.\n' "$(again)" >&2
@@ -111,7 +121,8 @@ ansible_errors() {
 step_failed() {
   local lines
   lines=$(ansible_errors "$step_log")
-  [ -n "$lines" ] || lines=$(tail -n 25 "$step_log")
+  # A command's "non-zero return code" alone says nothing.
+  grep -qv '^non-zero return code$' <<<"$lines" && [ -n "$lines" ] || lines=$(tail -n 25 "$step_log")
   say "$lines" | sed 's/^/    /'
   say "    ($step_log)"
   if grep -qaiE 'no space left on device' "$step_log"; then
