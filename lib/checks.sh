@@ -35,11 +35,13 @@ run_side_by_side() {
   local index failed=0 pids=()
   for index in "${!check_names[@]}"; do
     (
+      # A failed check is counted, not fled from.
+      set +e
       start=$SECONDS code=0
       log=$logs/check-$index.log
       bash -c "${check_commands[index]}" >"$log" 2>&1 || code=$?
       check_result "${check_names[index]}" "$code" "$((SECONDS - start))" "$log"
-      echo "${check_names[index]} ended with $code"
+      echo "$([ "$code" -eq 0 ] && echo passed || echo failed): ${check_names[index]}"
       exit "$code"
     ) &
     pids+=($!)
@@ -47,9 +49,8 @@ run_side_by_side() {
   for index in "${!check_names[@]}"; do
     wait "${pids[index]}" && continue
     failed=1
-    echo
-    echo "${check_names[index]}: ${check_commands[index]}"
-    tail -n 30 "$logs/check-$index.log"
+    printf '\n%s (%s):\n' "${check_commands[index]}" "$logs/check-$index.log"
+    tail -n 15 "$logs/check-$index.log"
   done
   return "$failed"
 }

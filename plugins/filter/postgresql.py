@@ -6,6 +6,7 @@ import ipaddress
 import re
 
 from ansible.errors import AnsibleFilterError
+from typing import Any
 
 
 def postgresql_value(value: object) -> str:
@@ -40,7 +41,7 @@ def _network(address: str) -> str:
         ) from None
 
 
-def postgresql_access_lines(rule: dict, aliases: dict[str, list[str]]) -> list[str]:
+def postgresql_access_lines(rule: dict[str, Any], aliases: dict[str, list[str]]) -> list[str]:
     """The lines of pg_hba.conf for one rule: one for each address, in order, none twice."""
     subject = f"{','.join(rule['databases'])} {','.join(rule['users'])}"
     ending = " ".join([rule["method"], *rule.get("options", [])])
@@ -53,7 +54,7 @@ def postgresql_access_lines(rule: dict, aliases: dict[str, list[str]]) -> list[s
     return [f"{kind} {subject} {network} {ending}" for network in dict.fromkeys(map(_network, addresses))]
 
 
-def postgresql_refused_settings(settings: dict, required: dict, permitted: dict) -> list[str]:
+def postgresql_refused_settings(settings: dict[str, Any], required: dict[str, Any], permitted: dict[str, Any]) -> list[str]:
     """The names in `settings` whose value is neither the required one nor among the permitted ones."""
     allowed = {name: [value] for name, value in required.items()} | permitted
     return sorted(
@@ -63,7 +64,7 @@ def postgresql_refused_settings(settings: dict, required: dict, permitted: dict)
 
 
 class FilterModule:
-    def filters(self) -> dict:
+    def filters(self) -> dict[str, Any]:
         return {
             "postgresql_access_lines": postgresql_access_lines,
             "postgresql_conninfo": postgresql_conninfo,
