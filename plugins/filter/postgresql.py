@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from typing import Any
 
 
 def postgresql_value(value: object) -> str:
