@@ -6,6 +6,8 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+from collections.abc import Iterator
+from typing import Any
 
 try:
     import psycopg2
@@ -40,7 +42,7 @@ QUIET_OPTIONS = " ".join(
 
 
 @contextlib.contextmanager
-def acting_as(user):
+def acting_as(user: str) -> Iterator[None]:
     """Take the effective identity of `user`, which peer authentication looks at; root only, else nothing."""
     entry = pwd.getpwnam(user)
     if os.geteuid() in (entry.pw_uid,) or os.geteuid() != 0:
@@ -56,7 +58,7 @@ def acting_as(user):
         os.setegid(group)
 
 
-def connect(params, database="postgres", autocommit=False):
+def connect(params: dict[str, Any], database: str = "postgres", autocommit: bool = False) -> Any:
     """A connection as the local superuser. Raises psycopg2.OperationalError when the server does not answer."""
     with acting_as(params["login_user"]):
         connection = psycopg2.connect(
@@ -72,42 +74,42 @@ def connect(params, database="postgres", autocommit=False):
     return connection
 
 
-def rows(connection, query, arguments=None):
+def rows(connection: Any, query: str, arguments: Any = None) -> list[dict[str, Any]]:
     """The rows of a query, as dictionaries."""
     with connection.cursor(cursor_factory=psycopg2.extras.RealDictCursor) as cursor:
         cursor.execute(query, arguments)
         return [dict(row) for row in cursor.fetchall()]
 
 
-def one(connection, query, arguments=None):
+def one(connection: Any, query: str, arguments: Any = None) -> dict[str, Any]:
     """The first row of a query, as a dictionary."""
     return rows(connection, query, arguments)[0]
 
 
-def execute(connection, statements):
+def execute(connection: Any, statements: list[str]) -> None:
     """Run statements in order."""
     with connection.cursor() as cursor:
         for statement in statements:
             cursor.execute(statement)
 
 
-def require_psycopg2(module):
+def require_psycopg2(module: Any) -> None:
     """Stop with a sentence when the driver is missing."""
     if PSYCOPG2_ERROR:
-        module.fail_json(msg="python3-psycopg2 is not installed on this host: %s." % PSYCOPG2_ERROR)
+        module.fail_json(msg=f"python3-psycopg2 is not installed on this host: {PSYCOPG2_ERROR}.")
 
 
-def sentence(error):
+def sentence(error: object) -> str:
     """An error of the server in one line."""
     text = " ".join(str(error).split())
     return text if text.endswith(".") else text + "."
 
 
-def quote(name):
+def quote(name: str) -> str:
     """An identifier for a statement."""
     return '"' + name.replace('"', '""') + '"'
 
 
-def literal(value):
+def literal(value: object) -> str:
     """A text constant for a statement (standard_conforming_strings is on)."""
     return "'" + str(value).replace("'", "''") + "'"

@@ -14,7 +14,7 @@ ITERATIONS = 4096
 _VERIFIER = re.compile(r"^SCRAM-SHA-256\$(\d+):([A-Za-z0-9+/=]+)\$([A-Za-z0-9+/=]+):([A-Za-z0-9+/=]+)$")
 
 
-def _prepared(password):
+def _prepared(password: str) -> str:
     """SASLprep (RFC 4013); like the server, the raw text where it does not apply."""
     if password.isascii():
         return password
@@ -38,24 +38,20 @@ def _prepared(password):
     return normal
 
 
-def verifier(password, salt, iterations=ITERATIONS):
+def verifier(password: str, salt: bytes, iterations: int = ITERATIONS) -> str:
     """The verifier of a password (text) with a salt (bytes)."""
     salted = hashlib.pbkdf2_hmac("sha256", _prepared(password).encode(), salt, iterations)
     client_key = hmac.new(salted, b"Client Key", hashlib.sha256).digest()
     stored_key = hashlib.sha256(client_key).digest()
     server_key = hmac.new(salted, b"Server Key", hashlib.sha256).digest()
-    return "SCRAM-SHA-256$%d:%s$%s:%s" % (
-        iterations,
-        base64.b64encode(salt).decode(),
-        base64.b64encode(stored_key).decode(),
-        base64.b64encode(server_key).decode(),
-    )
+    encoded_salt, stored, server = (base64.b64encode(part).decode() for part in (salt, stored_key, server_key))
+    return f"SCRAM-SHA-256${iterations}:{encoded_salt}${stored}:{server}"
 
 
-def matches(password, stored):
+def matches(password: str, stored: str | None) -> bool:
     """Whether a stored verifier (or None) is one of this password."""
     parts = _VERIFIER.match(stored or "")
-    if not parts:
+    if stored is None or not parts:
         return False
     again = verifier(password, base64.b64decode(parts.group(2)), int(parts.group(1)))
     return hmac.compare_digest(again, stored)

@@ -3,6 +3,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
+
+from ansible.module_utils.basic import AnsibleModule
+
 DOCUMENTATION = r"""
 module: host_capacity
 short_description: Memory and disk that a server on this host may plan with
@@ -34,12 +39,8 @@ disk_bytes:
   type: int
 """
 
-import os
 
-from ansible.module_utils.basic import AnsibleModule
-
-
-def read(path):
+def read(path: str) -> str:
     try:
         with open(path) as stream:
             return stream.read()
@@ -47,7 +48,7 @@ def read(path):
         return ""
 
 
-def host_memory(meminfo):
+def host_memory(meminfo: str) -> int:
     """MemTotal of /proc/meminfo in bytes."""
     for line in meminfo.splitlines():
         if line.startswith("MemTotal:"):
@@ -55,7 +56,7 @@ def host_memory(meminfo):
     raise ValueError("/proc/meminfo names no MemTotal")
 
 
-def limit_files(cgroups):
+def limit_files(cgroups: str) -> list[str]:
     """Where the limits of PID 1's control groups and their parents stand, for cgroup v1 and v2."""
     files = []
     for line in cgroups.splitlines():
@@ -75,20 +76,20 @@ def limit_files(cgroups):
     return files
 
 
-def smallest_limit(values):
+def smallest_limit(values: Iterable[str]) -> int | None:
     """The smallest number among the contents of limit files; None when there is none."""
     numbers = [int(value) for value in values if value.strip().isdigit()]
     return min(numbers) if numbers else None
 
 
-def disk_size(path):
+def disk_size(path: str) -> int:
     while not os.path.exists(path):
         path = os.path.dirname(path)
     statistics = os.statvfs(path)
     return statistics.f_blocks * statistics.f_frsize
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec={"path": {"type": "path", "required": True}},
         supports_check_mode=True,

@@ -3,6 +3,24 @@
 
 from __future__ import annotations
 
+import os
+import pwd
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.postgresql_connection import (
+    CONNECTION_ARGUMENTS,
+    connect,
+    one,
+    require_psycopg2,
+    rows,
+)
+
 DOCUMENTATION = r"""
 module: postgresql_configuration
 short_description: Write configuration files of a PostgreSQL server, checked before they take effect
@@ -78,19 +96,6 @@ restart_turn:
   type: str
 """
 
-import os
-import pwd
-import re
-import shutil
-import subprocess
-import tempfile
-import time
-
-from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.postgresql_connection import (
-    CONNECTION_ARGUMENTS, connect, one, require_psycopg2, rows,
-)
-
 # A replica refuses to run with less than its primary has.
 REPLICA_MINIMUMS = (
     "max_connections", "max_locks_per_transaction", "max_prepared_transactions", "max_wal_senders",
@@ -114,7 +119,7 @@ where s.pending_restart order by s.name
 """
 
 
-def turn(pending, in_recovery):
+def turn(pending: list[dict[str, Any]], in_recovery: bool) -> tuple[str | None, str | None]:
     """When a node restarts: ('first' | 'last', None), or (None, why one roll cannot do it).
 
     `pending` has dictionaries of name, present and wanted. Raised limits go to replicas first, lowered ones to the
@@ -124,26 +129,26 @@ def turn(pending, in_recovery):
     for setting in pending:
         if setting["name"] in REPLICA_MINIMUMS and setting["wanted"] is not None:
             present, wanted = int(setting["present"]), int(setting["wanted"])
-            text = "%s (%d to %d)" % (setting["name"], present, wanted)
+            text = f"{setting['name']} ({present} to {wanted})"
             if wanted < present:
                 lowered.append(text)
             elif wanted > present:
                 raised.append(text)
     if raised and lowered:
-        return None, "This raises %s and lowers %s at once, which replicas cannot follow; change one first, run the playbook, then change the other." % (
+        return None, "This raises {} and lowers {} at once, which replicas cannot follow; change one first, run the playbook, then change the other.".format(
             ", ".join(raised), ", ".join(lowered))
     replicas_first = not lowered
     return ("first" if replicas_first == in_recovery else "last"), None
 
 
-def complaint(output):
+def complaint(output: str) -> str:
     """What postgres -C said, in one line without log prefixes."""
     found = re.findall(r"^.*?\b(?:LOG|FATAL|ERROR):\s+(.*)$", output, flags=re.MULTILINE)
     found = [text for text in found if not text.startswith("configuration file ")] or found or output.split("\n")
     return re.sub(r'(in file )"[^"]*?/(conf\.d/[^"]+|[^"/]+)"', r"\1\2", "; ".join(text.strip() for text in found if text.strip()))
 
 
-def read(path):
+def read(path: str) -> str | None:
     try:
         with open(path, encoding="utf-8") as stream:
             return stream.read()
@@ -154,7 +159,7 @@ def read(path):
 class Files:
     """The files of a configuration directory: what they are, what they shall be, and the way back."""
 
-    def __init__(self, module):
+    def __init__(self, module: AnsibleModule) -> None:
         self.module = module
         self.directory = module.params["directory"]
         self.owner = pwd.getpwnam(module.params["login_user"])
@@ -168,10 +173,10 @@ class Files:
             if self.before[item["path"]] != item["content"] or self.attributes_differ(item)
         ]
 
-    def full(self, path):
+    def full(self, path: str) -> str:
         return os.path.join(self.directory, path)
 
-    def attributes_differ(self, item):
+    def attributes_differ(self, item: dict[str, str]) -> bool:
         try:
             status = os.stat(self.full(item["path"]))
         except FileNotFoundError:
@@ -181,7 +186,7 @@ class Files:
             or status.st_uid != self.owner.pw_uid or status.st_gid != self.owner.pw_gid
         )
 
-    def place(self, path, content, mode):
+    def place(self, path: str, content: str, mode: str) -> None:
         full = self.full(path)
         for folder in (self.directory, os.path.dirname(full)):
             if not os.path.isdir(folder):
@@ -200,11 +205,11 @@ class Files:
             os.unlink(name)
             raise
 
-    def write(self):
+    def write(self) -> None:
         for item in self.changed:
             self.place(item["path"], item["content"], item["mode"])
 
-    def restore(self):
+    def restore(self) -> None:
         for item in self.changed:
             before = self.before[item["path"]]
             if before is None:
@@ -214,10 +219,10 @@ class Files:
                 # The server has read this content already: nothing to reload.
                 os.utime(self.full(item["path"]), ns=(self.times[item["path"]].st_atime_ns, self.times[item["path"]].st_mtime_ns))
 
-    def newest_seconds(self):
+    def newest_seconds(self) -> float:
         return max(os.stat(self.full(item["path"])).st_mtime for item in self.wanted)
 
-    def difference(self):
+    def difference(self) -> list[dict[str, str]]:
         return [
             {
                 "before_header": self.full(item["path"]), "after_header": self.full(item["path"]),
@@ -227,7 +232,7 @@ class Files:
         ]
 
 
-def refuse_settings(module, files):
+def refuse_settings(module: AnsibleModule, files: Files) -> None:
     """Let postgres read the new settings from a copy; stop when it objects."""
     owner = files.owner
     with tempfile.TemporaryDirectory() as copy:
@@ -255,28 +260,28 @@ def refuse_settings(module, files):
         )
     if answer.returncode != 0:
         module.fail_json(
-            msg="PostgreSQL refuses these settings, nothing was changed: %s. Correct postgresql_settings and run the playbook again."
-            % complaint(answer.stderr).rstrip(".")
+            msg=f"PostgreSQL refuses these settings, nothing was changed: {complaint(answer.stderr).rstrip('.')}. "
+            "Correct postgresql_settings and run the playbook again."
         )
 
 
-def server_objections(connection):
+def server_objections(connection: Any) -> list[str]:
     """What the running server would not accept of the files as they are now."""
     errors = rows(connection, SETTING_ERRORS)
     # Reading pg_file_settings marks what is valid but waits for a restart; the rest is an error.
     waiting = {row["name"] for row in rows(connection, PENDING_HERE)}
     objections = [
-        "%s: %s (%s line %s)" % (row["name"], row["error"], os.path.basename(row["sourcefile"] or "?"), row["sourceline"])
+        "{}: {} ({} line {})".format(row["name"], row["error"], os.path.basename(row["sourcefile"] or "?"), row["sourceline"])
         for row in errors if row["name"] not in waiting
     ]
     objections += [
-        "%s line %s: %s" % (os.path.basename(row["file_name"]), row["line_number"], row["error"])
+        "{} line {}: {}".format(os.path.basename(row["file_name"]), row["line_number"], row["error"])
         for row in rows(connection, RULE_ERRORS)
     ]
     return objections
 
 
-def reload(module, connection):
+def reload(module: AnsibleModule, connection: Any) -> None:
     before = one(connection, "select pg_conf_load_time() as at, pg_reload_conf()")["at"]
     deadline = time.monotonic() + 10
     while one(connection, "select pg_conf_load_time() as at")["at"] == before:
@@ -285,7 +290,7 @@ def reload(module, connection):
         time.sleep(0.02)
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec=dict(
             CONNECTION_ARGUMENTS,
@@ -330,7 +335,7 @@ def main():
         if objections:
             files.restore()
             module.fail_json(
-                msg="The running server refuses the new configuration, the old files are back: %s." % "; ".join(objections)
+                msg="The running server refuses the new configuration, the old files are back: {}.".format("; ".join(objections))
             )
         refusal = turn(rows(connection, PENDING), in_recovery)[1]
         if refusal:

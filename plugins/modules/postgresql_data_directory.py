@@ -3,6 +3,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
 DOCUMENTATION = r"""
 module: postgresql_data_directory
 short_description: Make a PostgreSQL data directory where there is none
@@ -60,45 +73,34 @@ set_aside:
   type: str
 """
 
-import contextlib
-import ctypes
-import fcntl
-import os
-import shutil
-import signal
-import subprocess
-import time
-
-from ansible.module_utils.basic import AnsibleModule
-
 MARKER = "made-by-pgfleet"
 
 
-def state_of(path, control_is_valid):
+def state_of(path: str, control_is_valid: Callable[[str], bool]) -> str:
     """empty, cluster or incomplete."""
     if not os.path.isdir(path) or not os.listdir(path):
         return "empty"
     return "cluster" if control_is_valid(path) else "incomplete"
 
 
-def connection_string(parameters):
+def connection_string(parameters: dict[str, Any]) -> str:
     """libpq's keyword/value form, quoted."""
     return " ".join(
-        "%s='%s'" % (key, str(value).replace("\\", "\\\\").replace("'", "\\'"))
+        "{}='{}'".format(key, str(value).replace("\\", "\\\\").replace("'", "\\'"))
         for key, value in sorted(parameters.items())
     )
 
 
-def command_line(process):
+def command_line(process: int) -> list[str]:
     """The words of a process's command line; none when it is gone."""
     try:
-        with open("/proc/%d/cmdline" % process, "rb") as stream:
+        with open(f"/proc/{process}/cmdline", "rb") as stream:
             return stream.read().decode(errors="replace").split("\0")
     except (FileNotFoundError, ProcessLookupError):
         return []
 
 
-def die_with_parent():
+def die_with_parent() -> None:
     """Ask the kernel to end this process with its parent (PR_SET_PDEATHSIG)."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
@@ -106,30 +108,32 @@ def die_with_parent():
 class Workshop:
     """The sibling directory in which a data directory is made, held by one process at a time."""
 
-    def __init__(self, module, path):
+    def __init__(self, module: AnsibleModule, path: str) -> None:
         self.module = module
         self.path = path
         self.root = path + ".new"
         self.result = os.path.join(self.root, "data")
-        self.lock = None
+        self.lock = -1
 
-    def enter(self, deadline_seconds=60):
+    def enter(self, deadline_seconds: float = 60) -> None:
         os.makedirs(os.path.dirname(self.path), mode=0o755, exist_ok=True)
         self.lock = os.open(self.path + ".lock", os.O_CREAT | os.O_RDWR, 0o600)
         deadline = time.monotonic() + deadline_seconds
-        while True:
-            try:
-                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    self.module.fail_json(
-                        msg="An earlier run is still making %s on this node; wait for it to end and run the playbook again."
-                        % self.path
-                    )
-                time.sleep(1)
+        while not self.locked():
+            if time.monotonic() > deadline:
+                self.module.fail_json(
+                    msg=f"An earlier run is still making {self.path} on this node; wait for it to end and run the playbook again."
+                )
+            time.sleep(1)
 
-    def end_orphans(self):
+    def locked(self) -> bool:
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def end_orphans(self) -> None:
         """End what an interrupted run left writing here: pg_basebackup's second process outlives the first."""
         deadline = time.monotonic() + 10
         while True:
@@ -141,20 +145,19 @@ class Workshop:
                     os.kill(number, signal.SIGTERM if time.monotonic() < deadline else signal.SIGKILL)
             time.sleep(0.1)
 
-    def clear(self):
+    def clear(self) -> None:
         """Remove what an interrupted run left here; only a directory that bears our mark."""
         if os.path.lexists(self.root):
             if not os.path.isfile(os.path.join(self.root, MARKER)):
                 self.module.fail_json(
-                    msg="%s exists and was not made by this playbook; look at it, move it away, and run the playbook again."
-                    % self.root
+                    msg=f"{self.root} exists and was not made by this playbook; look at it, move it away, and run the playbook again."
                 )
             shutil.rmtree(self.root)
         os.mkdir(self.root, 0o700)
         with open(os.path.join(self.root, MARKER), "w"):
             pass
 
-    def run(self, arguments, what):
+    def run(self, arguments: list[str], what: str) -> None:
         """Run a program that dies with this process."""
         environment = dict(os.environ, LC_ALL="C.UTF-8", PGCONNECT_TIMEOUT="10")
         program = subprocess.Popen(
@@ -169,10 +172,10 @@ class Workshop:
         output = program.communicate()[0].decode(errors="replace")
         if program.returncode != 0:
             self.module.fail_json(
-                msg="%s failed: %s" % (what, " ".join(output.split())[-800:] or "exit status %d" % program.returncode)
+                msg="{} failed: {}".format(what, " ".join(output.split())[-800:] or f"exit status {program.returncode}")
             )
 
-    def publish(self):
+    def publish(self) -> None:
         os.rename(self.result, self.path)
         parent = os.open(os.path.dirname(self.path), os.O_RDONLY)
         os.fsync(parent)
@@ -180,7 +183,7 @@ class Workshop:
         shutil.rmtree(self.root)
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "path": {"type": "path", "required": True},
@@ -194,10 +197,10 @@ def main():
     )
     path, primary = module.params["path"].rstrip("/"), module.params["primary"]
 
-    def program(name):
+    def program(name: str) -> str:
         return os.path.join(module.params["bin_directory"], name)
 
-    def control_is_valid(directory):
+    def control_is_valid(directory: str) -> bool:
         answer = subprocess.run(
             [program("pg_controldata"), "--pgdata", directory],
             capture_output=True, text=True, check=False, env=dict(os.environ, LC_ALL="C"),
@@ -222,7 +225,7 @@ def main():
                 program("pg_basebackup"), "--pgdata", workshop.result, "--dbname", connection_string(primary),
                 "--slot", module.params["slot"], "--wal-method", "stream", "--checkpoint", "fast", "--no-password",
             ],
-            "pg_basebackup from %s" % primary.get("host"),
+            "pg_basebackup from {}".format(primary.get("host")),
         )
         workshop.run([program("pg_verifybackup"), "--exit-on-error", "--quiet", workshop.result], "pg_verifybackup")
         signal_file = os.open(os.path.join(workshop.result, "standby.signal"), os.O_CREAT | os.O_WRONLY, 0o600)
@@ -233,7 +236,7 @@ def main():
 
     answer = {"state": state}
     if state == "incomplete":
-        answer["set_aside"] = "%s.failed-%d" % (path, time.time())
+        answer["set_aside"] = f"{path}.failed-{int(time.time())}"
         os.rename(path, answer["set_aside"])
     workshop.publish()
     module.exit_json(changed=True, made=True, **answer)

@@ -3,6 +3,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.partitioned_tables import Differs, plan
+from ansible.module_utils.postgresql_connection import (
+    CONNECTION_ARGUMENTS,
+    connect,
+    execute,
+    quote,
+    require_psycopg2,
+    rows,
+    sentence,
+)
+
 DOCUMENTATION = r"""
 module: postgresql_partitioned_tables
 short_description: Make partitioned tables as described
@@ -60,12 +74,6 @@ statements:
   elements: str
 """
 
-from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.partitioned_tables import Differs, plan
-from ansible.module_utils.postgresql_connection import (
-    CONNECTION_ARGUMENTS, connect, execute, quote, require_psycopg2, rows, sentence,
-)
-
 COLUMNS = """
 select a.attname as name, format_type(a.atttypid, a.atttypmod) as type, not a.attnotnull as nullable
 from pg_attribute a where a.attrelid = %(oid)s and a.attnum > 0 and not a.attisdropped order by a.attnum
@@ -89,11 +97,11 @@ RELATIONS = "select relname as name from pg_class where relnamespace = 'public':
 TYPE = "select format_type(to_regtype(%(type)s), to_regtypemod(%(type)s)) as type where to_regtype(%(type)s) is not null"
 
 
-def names(connection, query, arguments):
+def names(connection: Any, query: str, arguments: dict[str, Any]) -> list[str]:
     return [row["name"] for row in rows(connection, query, arguments)]
 
 
-def read(connection, name):
+def read(connection: Any, name: str) -> dict[str, Any] | None:
     """What the server has under a name; None when it has no such table."""
     found = rows(connection, TABLE, {"name": name})
     if not found:
@@ -109,14 +117,15 @@ def read(connection, name):
     }
 
 
-def in_server_words(module, connection, table):
+def in_server_words(module: AnsibleModule, connection: Any, table: dict[str, Any]) -> dict[str, Any]:
     """A description whose types are spelt as the server spells them."""
     columns = []
     for column in table["columns"]:
         found = rows(connection, TYPE, {"type": column["type"]})
         if not found:
-            module.fail_json(msg="databases_tables gives %s.%s the type '%s', which PostgreSQL does not know."
-                             % (table["name"], column["name"], column["type"]))
+            module.fail_json(
+                msg=f"databases_tables gives {table['name']}.{column['name']} the type '{column['type']}', which PostgreSQL does not know."
+            )
         columns.append({
             "name": column["name"], "type": found[0]["type"],
             "nullable": column["nullable"] and column["name"] not in table["primary_key"],
@@ -124,7 +133,7 @@ def in_server_words(module, connection, table):
     return dict(table, columns=columns, owner=module.params["owner"])
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec=dict(
             CONNECTION_ARGUMENTS,
@@ -170,16 +179,16 @@ def main():
             table = in_server_words(module, connection, table)
             statements += plan(table, read(connection, table["name"]), relations)
         if statements and not module.check_mode:
-            execute(connection, ["set local role %s" % quote(module.params["owner"])] + statements)
+            execute(connection, ["set local role {}".format(quote(module.params["owner"])), *statements])
             connection.commit()
         connection.close()
     except Differs as difference:
         module.fail_json(
-            msg="In database %s, %s. Nothing was changed; make databases_tables agree, or migrate the table by hand."
-            % (module.params["database"], difference)
+            msg=f"In database {module.params['database']}, {difference}. "
+            "Nothing was changed; make databases_tables agree, or migrate the table by hand."
         )
     except psycopg2.Error as error:
-        module.fail_json(msg="The tables in database %s were not changed: %s" % (module.params["database"], sentence(error)))
+        module.fail_json(msg="The tables in database {} were not changed: {}".format(module.params["database"], sentence(error)))
     module.exit_json(
         changed=bool(statements), statements=statements,
         diff={"before": "", "after": "".join(statement + "\n" for statement in statements)},

@@ -3,6 +3,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.postgresql_connection import (
+    CONNECTION_ARGUMENTS,
+    connect,
+    execute,
+    quote,
+    require_psycopg2,
+    rows,
+    sentence,
+)
+
 DOCUMENTATION = r"""
 module: postgresql_privileges
 short_description: Converge privileges in PostgreSQL databases
@@ -50,11 +63,6 @@ statements:
   elements: str
 """
 
-from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.postgresql_connection import (
-    CONNECTION_ARGUMENTS, connect, execute, quote, require_psycopg2, rows, sentence,
-)
-
 KINDS = ("database", "schema", "tables", "sequences", "functions")
 # Each row: kind of object, the object in a statement, the privileges of one grantee on it ('' is PUBLIC).
 PRESENT = """
@@ -93,11 +101,11 @@ order by array_position(array['database', 'schema', 'tables', 'sequences', 'func
 """
 
 
-def grantee(name):
+def grantee(name: str) -> str:
     return quote(name) if name else "PUBLIC"
 
 
-def plan(objects, roles, owner, schema):
+def plan(objects: list[dict[str, Any]], roles: dict[str, Any], owner: str | None, schema: str) -> list[str]:
     """Statements that turn the privileges present into those wanted.
 
     `objects` are rows of PRESENT; `roles` is {role: {kind: [privilege]}}. The owner keeps what is its own.
@@ -107,8 +115,8 @@ def plan(objects, roles, owner, schema):
         kind, place = item["kind"], item["object"]
         before, after = "", place
         if place.startswith("default "):
-            scope = "" if kind == "functions" else " IN SCHEMA %s" % quote(schema)
-            before, after = "ALTER DEFAULT PRIVILEGES FOR ROLE %s%s " % (quote(owner), scope), "ON %s" % kind.upper()
+            scope = "" if kind == "functions" else f" IN SCHEMA {quote(schema)}"
+            before, after = f"ALTER DEFAULT PRIVILEGES FOR ROLE {quote(owner)}{scope} ", f"ON {kind.upper()}"
         wanted = dict({"": {}}, **roles)
         for name in sorted(wanted):
             if name == owner:
@@ -116,13 +124,13 @@ def plan(objects, roles, owner, schema):
             asked = set(wanted[name].get(kind) or [])
             present = set(item["grants"].get(name, []))
             if present - asked:
-                statements.append("%sREVOKE %s %s FROM %s" % (before, ", ".join(sorted(present - asked)), after, grantee(name)))
+                statements.append("{}REVOKE {} {} FROM {}".format(before, ", ".join(sorted(present - asked)), after, grantee(name)))
             if asked - present:
-                statements.append("%sGRANT %s %s TO %s" % (before, ", ".join(sorted(asked - present)), after, grantee(name)))
+                statements.append("{}GRANT {} {} TO {}".format(before, ", ".join(sorted(asked - present)), after, grantee(name)))
     return statements
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec=dict(
             CONNECTION_ARGUMENTS,
@@ -146,8 +154,7 @@ def main():
         for role, privileges in database["roles"].items():
             unknown = sorted(set(privileges) - set(KINDS))
             if unknown:
-                module.fail_json(msg="databases_privileges gives %s privileges on '%s'; known are %s."
-                                 % (role, unknown[0], ", ".join(KINDS)))
+                module.fail_json(msg="databases_privileges gives {} privileges on '{}'; known are {}.".format(role, unknown[0], ", ".join(KINDS)))
         try:
             connection = connect(module.params, database["name"])
             objects = rows(connection, PRESENT, {"schema": database["schema"], "owner": database["owner"]})
@@ -157,7 +164,7 @@ def main():
                 connection.commit()
             connection.close()
         except psycopg2.Error as error:
-            module.fail_json(msg="The privileges in database %s were not changed: %s" % (database["name"], sentence(error)))
+            module.fail_json(msg="The privileges in database {} were not changed: {}".format(database["name"], sentence(error)))
         statements += steps
     module.exit_json(
         changed=bool(statements), statements=statements,

@@ -3,6 +3,13 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.postgresql_connection import CONNECTION_ARGUMENTS, connect, execute, require_psycopg2, rows
+
 DOCUMENTATION = r"""
 module: postgresql_restart
 short_description: Restart a PostgreSQL server when all others follow, and wait until it serves again
@@ -53,16 +60,6 @@ still_pending:
   elements: str
 """
 
-import time
-
-from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.postgresql_connection import CONNECTION_ARGUMENTS, connect, execute, require_psycopg2, rows
-
-try:
-    from psycopg2 import OperationalError
-except ImportError:
-    pass
-
 NOT_FOLLOWING = """
 select name from unnest(%(names)s) as name
 where not exists (
@@ -78,23 +75,26 @@ where status = 'streaming' and pg_last_wal_replay_lsn() >= latest_end_lsn
 class Server:
     """One server, asked through connections that may break under us."""
 
-    def __init__(self, module):
+    def __init__(self, module: AnsibleModule) -> None:
         self.module = module
 
-    def ask(self, query, arguments=None):
+    def ask(self, query: str, arguments: Any = None) -> list[dict[str, Any]]:
         connection = connect(self.module.params, autocommit=True)
         try:
-            return rows(connection, query, arguments)
+            found: list[dict[str, Any]] = rows(connection, query, arguments)
+            return found
         finally:
             connection.close()
 
-    def checkpoint(self):
+    def checkpoint(self) -> None:
         connection = connect(self.module.params, autocommit=True)
         execute(connection, ["checkpoint"])
         connection.close()
 
-    def wait(self, condition, what):
+    def wait(self, condition: Callable[[], str], what: str) -> None:
         """Until `condition()` gives an empty answer; the last answer goes into the sentence."""
+        from psycopg2 import OperationalError
+
         deadline = time.monotonic() + self.module.params["timeout_seconds"]
         while True:
             try:
@@ -105,15 +105,15 @@ class Server:
                 return
             if time.monotonic() > deadline:
                 self.module.fail_json(
-                    msg="%s within %d seconds: %s. Nothing else was restarted; repair this and run the playbook again."
-                    % (what, self.module.params["timeout_seconds"], missing)
+                    msg=f"{what} within {self.module.params['timeout_seconds']} seconds: {missing}. "
+                    "Nothing else was restarted; repair this and run the playbook again."
                 )
             time.sleep(0.2)
 
-    def in_recovery(self):
-        return self.ask("select pg_is_in_recovery() as answer")[0]["answer"]
+    def in_recovery(self) -> bool:
+        return bool(self.ask("select pg_is_in_recovery() as answer")[0]["answer"])
 
-    def wait_for_replicas(self):
+    def wait_for_replicas(self) -> None:
         lsn = self.ask("select pg_current_wal_lsn()::text as lsn")[0]["lsn"]
         names = self.module.params["replicas"]
         self.wait(
@@ -121,14 +121,14 @@ class Server:
             "Not every replica streams and has caught up",
         )
 
-    def wait_for_primary(self):
+    def wait_for_primary(self) -> None:
         self.wait(
             lambda: "" if self.ask(RECEIVING)[0]["answer"] else "no streaming connection that has caught up",
             "This replica does not follow its primary",
         )
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec=dict(
             CONNECTION_ARGUMENTS,
@@ -149,7 +149,7 @@ def main():
     server.checkpoint()
     code, _, error = module.run_command(["systemctl", "restart", module.params["unit"]])
     if code != 0:
-        module.fail_json(msg="systemctl restart %s failed: %s" % (module.params["unit"], error.strip()))
+        module.fail_json(msg="systemctl restart {} failed: {}".format(module.params["unit"], error.strip()))
     server.wait(lambda: "" if server.in_recovery() == replica else "its role has changed", "The server does not answer")
     if replica:
         server.wait_for_primary()

@@ -3,6 +3,23 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.postgresql_connection import (
+    CONNECTION_ARGUMENTS,
+    connect,
+    execute,
+    literal,
+    quote,
+    require_psycopg2,
+    rows,
+    sentence,
+)
+from ansible.module_utils.scram import matches, verifier
+
 DOCUMENTATION = r"""
 module: postgresql_roles
 short_description: Converge PostgreSQL roles in one transaction
@@ -53,14 +70,6 @@ actions:
   elements: str
 """
 
-import os
-
-from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.postgresql_connection import (
-    CONNECTION_ARGUMENTS, connect, execute, literal, quote, require_psycopg2, rows, sentence,
-)
-from ansible.module_utils.scram import matches, verifier
-
 PRESENT = """
 select r.rolname as name, r.rolcanlogin as login, r.rolreplication as replication, r.rolconnlimit as connection_limit,
   r.rolsuper or r.rolcreaterole or r.rolcreatedb or r.rolbypassrls or not r.rolinherit as privileged,
@@ -73,15 +82,16 @@ from pg_authid r where r.rolname = any(%(names)s)
 DEFAULTS = {"login": False, "replication": False, "connection_limit": -1, "member_of": [], "settings": {}}
 
 
-def attributes(role):
-    return "%s %s CONNECTION LIMIT %d NOSUPERUSER NOCREATEROLE NOCREATEDB NOBYPASSRLS INHERIT" % (
-        "LOGIN" if role["login"] else "NOLOGIN",
-        "REPLICATION" if role["replication"] else "NOREPLICATION",
-        role["connection_limit"],
-    )
+def attributes(role: dict[str, Any]) -> str:
+    login = "LOGIN" if role["login"] else "NOLOGIN"
+    replication = "REPLICATION" if role["replication"] else "NOREPLICATION"
+    limit = f"CONNECTION LIMIT {role['connection_limit']}"
+    return f"{login} {replication} {limit} NOSUPERUSER NOCREATEROLE NOCREATEDB NOBYPASSRLS INHERIT"
 
 
-def plan(wanted, present, passwords, make_verifier):
+def plan(
+    wanted: list[dict[str, Any]], present: dict[str, dict[str, Any]], passwords: dict[str, str], make_verifier: Callable[[str], str],
+) -> list[tuple[str, str]]:
     """[(statement, what it does)] that turn the roles present into those wanted.
 
     `present` is {name: row of PRESENT}; `make_verifier(password)` is called only for a password that changes.
@@ -90,39 +100,45 @@ def plan(wanted, present, passwords, make_verifier):
     for role in wanted:
         role = dict(DEFAULTS, **role)
         name, now = role["name"], present.get(role["name"])
-        described = "%s: " % name
+        described = f"{name}: "
         if now is None:
-            steps.append(("CREATE ROLE %s %s" % (quote(name), attributes(role)), described + "created"))
+            steps.append((f"CREATE ROLE {quote(name)} {attributes(role)}", described + "created"))
             now = dict(DEFAULTS, settings=[], verifier=None)
         elif now["privileged"] or any(now[key] != role[key] for key in ("login", "replication", "connection_limit")):
-            steps.append(("ALTER ROLE %s %s" % (quote(name), attributes(role)), described + "attributes set"))
+            steps.append((f"ALTER ROLE {quote(name)} {attributes(role)}", described + "attributes set"))
 
         password = passwords.get(name)
         if password is None and now["verifier"] is not None:
-            steps.append(("ALTER ROLE %s PASSWORD NULL" % quote(name), described + "password removed"))
+            steps.append((f"ALTER ROLE {quote(name)} PASSWORD NULL", described + "password removed"))
         elif password is not None and not matches(password, now["verifier"]):
             steps.append(
-                ("ALTER ROLE %s PASSWORD %s" % (quote(name), literal(make_verifier(password))), described + "password set")
+                (f"ALTER ROLE {quote(name)} PASSWORD {literal(make_verifier(password))}", described + "password set")
             )
 
-        for group in sorted(set(role["member_of"]) - set(now["member_of"])):
-            steps.append(("GRANT %s TO %s" % (quote(group), quote(name)), described + "member of %s" % group))
-        for group in sorted(set(now["member_of"]) - set(role["member_of"])):
-            steps.append(("REVOKE %s FROM %s" % (quote(group), quote(name)), described + "no longer member of %s" % group))
+        steps += [
+            (f"GRANT {quote(group)} TO {quote(name)}", described + f"member of {group}")
+            for group in sorted(set(role["member_of"]) - set(now["member_of"]))
+        ]
+        steps += [
+            (f"REVOKE {quote(group)} FROM {quote(name)}", described + f"no longer member of {group}")
+            for group in sorted(set(now["member_of"]) - set(role["member_of"]))
+        ]
 
         settings = dict(line.split("=", 1) for line in now["settings"])
         for key, value in sorted(role["settings"].items()):
             if settings.get(key) != str(value):
                 steps.append(
-                    ("ALTER ROLE %s SET %s = %s" % (quote(name), quote(key), literal(value)),
-                     described + "%s = %s" % (key, value))
+                    (f"ALTER ROLE {quote(name)} SET {quote(key)} = {literal(value)}",
+                     described + f"{key} = {value}")
                 )
-        for key in sorted(set(settings) - set(role["settings"])):
-            steps.append(("ALTER ROLE %s RESET %s" % (quote(name), quote(key)), described + "%s reset" % key))
+        steps += [
+            (f"ALTER ROLE {quote(name)} RESET {quote(key)}", described + f"{key} reset")
+            for key in sorted(set(settings) - set(role["settings"]))
+        ]
     return steps
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec=dict(
             CONNECTION_ARGUMENTS,
@@ -158,7 +174,7 @@ def main():
     except psycopg2.Error as error:
         # Only the server's own words: its context could quote a statement.
         text = error.diag.message_primary or str(error)
-        module.fail_json(msg="The roles were not changed: %s" % sentence(text))
+        module.fail_json(msg=f"The roles were not changed: {sentence(text)}")
     actions = [action for _, action in steps]
     module.exit_json(
         changed=bool(steps), actions=actions,

@@ -3,6 +3,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.postgresql_connection import CONNECTION_ARGUMENTS, connect, require_psycopg2, rows
+
 DOCUMENTATION = r"""
 module: postgresql_slots
 short_description: Converge physical replication slots
@@ -60,11 +65,8 @@ unknown:
   elements: str
 """
 
-from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.postgresql_connection import CONNECTION_ARGUMENTS, connect, require_psycopg2, rows
 
-
-def plan(present, wanted, owned):
+def plan(present: dict[str, dict[str, Any]], wanted: list[str], owned: list[str]) -> tuple[list[str], list[str], list[str]]:
     """(to create, to drop, unknown); `present` is {name: {slot_type, active, wal_status}}."""
     lost = {name for name, slot in present.items() if slot["wal_status"] == "lost" and not slot["active"]}
     create = sorted(set(wanted) - set(present) | set(wanted) & lost)
@@ -75,7 +77,7 @@ def plan(present, wanted, owned):
     return create, drop, sorted(set(present) - set(owned))
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec=dict(
             CONNECTION_ARGUMENTS,

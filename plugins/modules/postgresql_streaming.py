@@ -3,6 +3,12 @@
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.postgresql_connection import CONNECTION_ARGUMENTS, connect, require_psycopg2, rows
+
 DOCUMENTATION = r"""
 module: postgresql_streaming
 short_description: Wait until a replica streams from its primary through its slot
@@ -41,27 +47,22 @@ EXAMPLES = r"""
     host: 192.0.2.11
 """
 
-import time
-
-from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.postgresql_connection import CONNECTION_ARGUMENTS, connect, require_psycopg2, rows
-
 RECEIVER = "select status, slot_name, sender_host from pg_stat_wal_receiver where pid is not null"
 
 
-def complaint(receivers, slot, host):
+def complaint(receivers: list[dict[str, Any]], slot: str, host: str) -> str:
     """What is wrong with the receiver, in words; empty when nothing is."""
     if not receivers:
         return "it has no connection to a primary"
     receiver = receivers[0]
     if receiver["status"] != "streaming":
-        return "its receiver is %s" % receiver["status"]
+        return "its receiver is {}".format(receiver["status"])
     if (receiver["slot_name"], receiver["sender_host"]) != (slot, host):
-        return "it streams from %s through the slot %s" % (receiver["sender_host"], receiver["slot_name"])
+        return "it streams from {} through the slot {}".format(receiver["sender_host"], receiver["slot_name"])
     return ""
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec=dict(
             CONNECTION_ARGUMENTS,
@@ -82,14 +83,14 @@ def main():
             connection = connection or connect(params, autocommit=True)
             wrong = complaint(rows(connection, RECEIVER), params["slot"], params["host"])
         except OperationalError as error:
-            connection, wrong = None, "it does not answer (%s)" % " ".join(str(error).split())
+            connection, wrong = None, "it does not answer ({})".format(" ".join(str(error).split()))
         if not wrong:
             module.exit_json(changed=False)
         if time.monotonic() > deadline:
             module.fail_json(
-                msg="This replica does not stream from %s through %s within %d seconds: %s. "
+                msg=f"This replica does not stream from {params['host']} through {params['slot']} "
+                f"within {params['timeout_seconds']} seconds: {wrong}. "
                 "Its log in /var/log/postgresql says why; when the primary no longer has the WAL it needs, rebuild it."
-                % (params["host"], params["slot"], params["timeout_seconds"], wrong)
             )
         time.sleep(0.1)
 
