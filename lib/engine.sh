@@ -18,6 +18,7 @@ join_engine_group() {
   [ -z "${PGFLEET_JOINED:-}" ] || die "The engine's socket does not let $(id -un) in: run $(again) as root."
   need_root "Using the container engine"
   group=$(stat -c %g /var/run/docker.sock)
+  exec 9>&-
   exec sudo setpriv --reuid "$(id -u)" --regid "$(id -g)" --groups "$(id -G | tr ' ' ','),$group" \
     env PGFLEET_JOINED=1 HOME="$HOME" USER="$(id -un)" PATH="$PATH" PGFLEET_SLOT="$slot" \
     PGFLEET_MITOGEN="${PGFLEET_MITOGEN:-1}" "$PWD/fleet" "${arguments[@]}"
