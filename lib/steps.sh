@@ -46,7 +46,7 @@ steps_end_child() {
 steps_watch() {
   local title=$1 log=$2 start=$SECONDS next=20 passed
   while sleep 1; do
-    kill -0 $$ 2>/dev/null || { steps_end_child; exit; }
+    grep -qs "^PPid:[[:space:]]*$$\$" "/proc/$BASHPID/status" || { steps_end_child; exit; }
     passed=$((SECONDS - start))
     if [ -t 1 ]; then
       printf '\r\033[K%.*s' "$((${COLUMNS:-100} - 1))" "$title  $(clock "$passed")  $(steps_at "$log")"
