@@ -53,14 +53,14 @@ def test_required_release_out_of_reach_is_an_error_in_one_sentence(standin: Stan
 def test_optional_release_out_of_reach_is_a_notice(standin: StandIn, release: Release) -> None:
     run = standin.play("cadvisor", **{**release.inputs, "cadvisor_release_url": "http://127.0.0.1:1/cadvisor", "cadvisor_required": False})
     assert run.code == 0, run.output
-    assert "NOTICE: no cAdvisor on standin: 127.0.0.1 cannot be reached from the controller." in run.said
+    assert "NOTICE: no cAdvisor: 127.0.0.1 cannot be reached from the controller." in run.said
     assert run.changed == 0
 
 
 def test_optional_release_that_is_not_there_is_a_notice(standin: StandIn, release: Release) -> None:
     run = standin.play("cadvisor", **{**release.inputs, "cadvisor_release_url": release.inputs["cadvisor_release_url"] + "-not", "cadvisor_required": False})
     assert run.code == 0, run.output
-    assert "NOTICE: no cAdvisor on standin: the controller could not fetch it (HTTP Error 404: File not found)." in run.said
+    assert "NOTICE: no cAdvisor: the controller could not fetch it (HTTP Error 404: File not found)." in run.said
 
 
 def test_wrong_checksum_is_refused_before_anything_changes(standin: StandIn, release: Release) -> None:
