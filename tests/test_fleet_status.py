@@ -86,10 +86,10 @@ def test_a_slot_of_nobody_and_another_primary_are_told_as_notices() -> None:
     nodes = copy.deepcopy(WHOLE)
     nodes["pg1"]["server"]["slots"].append({"name": "old", "type": "physical", "wal_status": "extended"})
     assert status.problems(nodes, NAMES, SLOTS, JOBS, KNOWN, []) == []
-    other, slot = status.notices(nodes, SLOTS, "pg2")
+    other, slot = status.notices(nodes, SLOTS, "pg2", [])
     assert other == "The inventory names pg2 as primary, the cluster's primary is pg1."
     assert "pg1: the slot old belongs to no node" in slot
-    assert status.notices(WHOLE, SLOTS, "pg1") == []
+    assert status.notices(WHOLE, SLOTS, "pg1", []) == []
 
 
 def test_a_stopped_server_is_told_with_its_reason() -> None:
@@ -97,8 +97,11 @@ def test_a_stopped_server_is_told_with_its_reason() -> None:
     assert "pg2: PostgreSQL does not answer (starting up)." in told(pg2__server={}, pg2__server_error="starting up")
 
 
-def test_a_program_that_may_be_left_out_is_not_missed() -> None:
+def test_a_program_that_may_be_left_out_is_told_as_a_notice() -> None:
     assert told(mon1__units={"grafana-server": UNIT | {"load": "not-found"}}) == []
+    nodes = copy.deepcopy(WHOLE)
+    nodes["mon1"]["units"] = {"grafana-server": UNIT | {"load": "not-found"}}
+    assert status.notices(nodes, SLOTS, "pg1", ["grafana-server"]) == ["grafana-server is not installed on mon1: the fleet goes without it."]
 
 
 def test_every_broken_promise_is_told_at_once() -> None:

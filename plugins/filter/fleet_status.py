@@ -87,7 +87,7 @@ def cluster_problems(nodes: dict[str, Node], names: list[str], slots: dict[str, 
     return problems
 
 
-def notices(nodes: dict[str, Node], slots: dict[str, str], declared: str) -> list[str]:
+def notices(nodes: dict[str, Node], slots: dict[str, str], declared: str, optional_units: list[str]) -> list[str]:
     """What is no broken promise, but should be known."""
     found = []
     for name, server in ((name, server_of(node)) for name, node in sorted(nodes.items())):
@@ -96,6 +96,12 @@ def notices(nodes: dict[str, Node], slots: dict[str, str], declared: str) -> lis
         found += [f"{name}: the slot {slot['name']} belongs to no node of the inventory and holds WAL back; if nobody uses it: "
                   f"SELECT pg_drop_replication_slot('{slot['name']}')"
                   for slot in server.get("slots", []) if slot["type"] == "physical" and slot["name"] not in slots.values()]
+    absent: dict[str, list[str]] = {}
+    for name, node in sorted(nodes.items()):
+        for unit, state in sorted(node.get("units", {}).items()):
+            if unit in optional_units and state["load"] != "loaded":
+                absent.setdefault(unit, []).append(name)
+    found += [f"{unit} is not installed on {', '.join(names)}: the fleet goes without it." for unit, names in absent.items()]
     return found
 
 
