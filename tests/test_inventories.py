@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from helpers.inventory import Inventory
+from helpers.inventory import Inventory, Unresolvable
 from helpers.repository import ROOT, inventories, playbooks, read_yaml
 
 every_inventory = pytest.mark.parametrize("inventory", inventories())
@@ -195,3 +195,13 @@ def test_production_takes_every_secret_from_its_vault() -> None:
     production = read_yaml(ROOT / "group_vars/env_production/secrets.yml")
     assert set(production) == set(docker)
     assert {name: value for name, value in production.items() if value != "{{ " + name.replace("secret_", "vault_") + " }}"} == {}
+
+
+@every_inventory
+def test_no_node_is_primary_before_the_preflight_has_asked(inventory: str) -> None:
+    fleet = Inventory(ROOT / inventory, extra=PRODUCTION_SECRETS)
+    host = fleet.groups["postgres_cluster"][0]
+    known = {name: value for name, value in fleet.variables(host).items() if name != "cluster_state_known"}
+    for name in ("postgresql_is_primary", "postgresql_initialise", "replication_primary_name"):
+        with pytest.raises(Unresolvable, match="this run skipped the preflight"):
+            fleet.resolve(known[name], known)

@@ -63,6 +63,8 @@ class Inventory:
             "ansible_play_hosts_all": self.hosts,
             "ansible_check_mode": False,
             "ansible_diff_mode": False,
+            # What the preflight publishes; without it nobody knows who is primary.
+            "cluster_state_known": True,
         }
         for role in roles:
             written |= self._role_file(role, "defaults")

@@ -101,6 +101,14 @@ def test_a_stopped_primary_is_the_one_that_is_started(stand_ins: Any, restore: R
     assert_goes_on(stand_ins.play("preflight.yml", "-v"), "action: start_recorded_primary", f"primary: {primary}")
 
 
+@pytest.mark.parametrize("way_past", [["--start-at-task", "Ask how large the host is"], ["--start-at-task", "Start the server"], ["--skip-tags", "always"]])
+def test_a_run_that_skips_the_preflight_starts_nothing(stand_ins: Any, restore: Restore, primary: str, way_past: list[str]) -> None:
+    restore(lambda: stand_ins.run(primary, f"systemctl start {stand_ins.unit}"))
+    stand_ins.run(primary, f"systemctl stop {stand_ins.unit}")
+    assert_stopped(stand_ins.play("site.yml", *way_past), "this run skipped the preflight")
+    assert stand_ins.run(primary, f"systemctl is-active {stand_ins.unit} || true").strip() == "inactive"
+
+
 def test_a_cluster_of_which_everything_is_stopped_is_started_as_it_was(
     stand_ins: Any, restore: Restore, primary: str, replicas: list[str],
 ) -> None:
