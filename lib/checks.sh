@@ -30,6 +30,12 @@ checks_without_machines() {
   check 'app/tests/unit' 'cd app && pytest -q tests/unit'
 }
 
+checks_on_containers() {
+  check_names=() check_commands=()
+  check 'tests/standin' 'pytest -q tests/standin'
+  check 'app/tests/integration' 'cd app && pytest -q tests/integration'
+}
+
 # All of them at once; each writes its own log, and a failed one shows its end.
 run_side_by_side() {
   local index failed=0 pids=()
@@ -55,14 +61,38 @@ run_side_by_side() {
   return "$failed"
 }
 
-molecule_scenario() { molecule test --no-command-borders --scenario-name "$1"; }
+# side_by_side "What is done": the checks named last; ends ./fleet when one fails.
+side_by_side() {
+  attempt "$1" run_side_by_side
+  [ "$step_code" -eq 0 ] && return
+  cat "$step_log"
+  die "Put right what the checks above found, then type $(again)."
+}
+
+# on_stand_ins "name" command...: one step, one row of the summary; ends ./fleet when it fails.
+on_stand_ins() {
+  local name=$1
+  shift
+  attempt "$name" "$@"
+  check_result "$name" "$step_code" "$step_seconds" "$step_log"
+  [ "$step_code" -eq 0 ] || step_failed "$name failed: see $step_log, then type $(again)."
+}
+
+molecule_default() { molecule test --no-command-borders --destroy never --scenario-name default; }
+
+# On the fleet that the scenario left, before it goes.
+faults() {
+  PGFLEET_SLOT=${MOLECULE_SLOT:-1} pytest -q molecule/tests/faults -m faults --ansible-inventory="$inventory"
+  molecule destroy --no-command-borders --scenario-name default
+}
+
+molecule_swap() { molecule test --no-command-borders --scenario-name swap; }
 
 # The table of durations, then the line that counts everything.
 check_summary() {
   [ -s "$check_table" ] || return
   printf '\n%-28s %8s %8s %8s\n' check passed failed time
-  sort "$check_table" | awk -F '\t' '
+  sort "$check_table" | awk -F '\t' -v all="$(clock $((SECONDS - $1)))" '
     {printf "%-28s %8d %8d %5d:%02d\n", $1, $2, $3, $4 / 60, $4 % 60; passed += $2; failed += $3}
-    END {printf "\n%d passed, %d failed", passed, failed}'
-  printf ' in %s\n' "$(clock $((SECONDS - $1)))"
+    END {printf "\n%s in all\n%d passed, %d failed\n", all, passed, failed}'
 }
