@@ -4,6 +4,7 @@ import base64
 import hashlib
 import hmac
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,27 @@ slots = load_module("postgresql_slots", "postgresql_connection")
 streaming = load_module("postgresql_streaming", "postgresql_connection")
 roles = load_module("postgresql_roles", "postgresql_connection", "scram")
 privileges = load_module("postgresql_privileges", "postgresql_connection")
+
+
+connection = load_plugin("module_utils/postgresql_connection.py")
+
+
+@pytest.mark.parametrize(("program", "running"), [("postgres", True), ("something-else", False), (None, False)])
+def test_a_server_runs_only_if_its_process_does(tmp_path: Path, program: str | None, running: bool) -> None:
+    process = subprocess.Popen([program or "gone", "60"], executable="sleep")
+    try:
+        if program is None:
+            process.kill()
+            process.wait()
+        (tmp_path / "postmaster.pid").write_text(f"{process.pid}\n{tmp_path}\n")
+        assert connection.is_running(str(tmp_path)) is running
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_no_server_runs_where_there_is_no_pid(tmp_path: Path) -> None:
+    assert connection.is_running(str(tmp_path)) is False
 
 
 # Verifiers

@@ -41,6 +41,18 @@ QUIET_OPTIONS = " ".join(
 )
 
 
+def is_running(data_directory: str) -> bool:
+    """Whether a server runs on this directory: postmaster.pid alone does not say so, it survives a crash."""
+    try:
+        with open(os.path.join(data_directory, "postmaster.pid"), encoding="utf-8") as stream:
+            process = int(stream.readline())
+        with open(f"/proc/{process}/cmdline", "rb") as command:
+            program = command.read().split(b"\0")[0]
+    except (FileNotFoundError, ProcessLookupError, ValueError):
+        return False
+    return os.path.basename(program) in (b"postgres", b"postmaster")
+
+
 @contextlib.contextmanager
 def acting_as(user: str) -> Iterator[None]:
     """Take the effective identity of `user`, which peer authentication looks at; root only, else nothing."""

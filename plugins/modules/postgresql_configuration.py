@@ -16,9 +16,11 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.postgresql_connection import (
     CONNECTION_ARGUMENTS,
     connect,
+    is_running,
     one,
     require_psycopg2,
     rows,
+    sentence,
 )
 
 DOCUMENTATION = r"""
@@ -310,7 +312,7 @@ def main() -> None:
     )
     files = Files(module)
     data = os.path.exists(os.path.join(module.params["data_directory"], "global", "pg_control"))
-    running = os.path.exists(os.path.join(module.params["data_directory"], "postmaster.pid"))
+    running = is_running(module.params["data_directory"])
     answer = {"changed": bool(files.changed), "changed_paths": [item["path"] for item in files.changed],
               "has_data": data,
               "pending_restart": [], "restart_turn": ""}
@@ -326,7 +328,13 @@ def main() -> None:
         module.exit_json(**answer)
 
     require_psycopg2(module)
-    connection = connect(module.params, autocommit=True)
+    from psycopg2 import OperationalError
+
+    try:
+        connection = connect(module.params, autocommit=True)
+    except OperationalError as error:
+        files.restore()
+        module.fail_json(msg=f"The server runs but does not answer, so the old files are back: {sentence(error)}")
     in_recovery = one(connection, "select pg_is_in_recovery() as answer")["answer"]
     # The server notes the time when it reads the files, to the microsecond.
     loaded = one(connection, "select extract(epoch from pg_conf_load_time())::float as at")["at"]

@@ -119,6 +119,16 @@ def test_a_cluster_of_which_everything_is_stopped_is_started_as_it_was(
     assert_goes_on(stand_ins.play("preflight.yml", "-v"), "action: start_recorded_primary", f"primary: {primary}")
 
 
+def test_a_cluster_that_lost_power_is_started_again(stand_ins: Any, restore: Restore, primary: str, replicas: list[str]) -> None:
+    for name in [primary, *replicas]:
+        restore(lambda name=name: stand_ins.run(name, f"systemctl start {stand_ins.unit}"))  # type: ignore[misc]
+        # What a server leaves behind that had no time to remove it.
+        stand_ins.run(name, f"cp -a {stand_ins.data}/postmaster.pid /run/pid; systemctl stop {stand_ins.unit}; cp -a /run/pid {stand_ins.data}/postmaster.pid")
+    assert_goes_on(stand_ins.play("postgres.yml"), "changed=1")
+    for name in replicas:
+        assert stand_ins.streams(name)
+
+
 def test_a_primary_whose_data_is_gone_is_never_initialised_again(stand_ins: Any, restore: Restore, primary: str) -> None:
     restore(lambda: stand_ins.put_back(primary))
     stand_ins.set_aside(primary)
