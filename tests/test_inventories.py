@@ -16,7 +16,7 @@ from helpers.repository import ROOT, inventories, playbooks, read_yaml
 every_inventory = pytest.mark.parametrize("inventory", inventories())
 
 # What the nodes answer during a run; everything else of the topology follows from the inventory.
-ANSWERED_BY_NODES = {"topology_answers"}
+ANSWERED_BY_NODES = {"topology_answers", "topology_primary_runs"}
 
 # What every node must see alike.
 CLUSTER_WIDE = [

@@ -133,6 +133,13 @@ def in_server_words(module: AnsibleModule, connection: Any, table: dict[str, Any
     return dict(table, columns=columns, owner=module.params["owner"])
 
 
+def has_database(module: AnsibleModule) -> bool:
+    connection = connect(module.params)
+    found = rows(connection, "select from pg_database where datname = %s", [module.params["database"]])
+    connection.close()
+    return bool(found)
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec=dict(
@@ -173,6 +180,8 @@ def main() -> None:
 
     statements = []
     try:
+        if module.check_mode and not has_database(module):
+            module.exit_json(changed=True, statements=[])
         connection = connect(module.params, module.params["database"])
         relations = set(names(connection, RELATIONS, {}))
         for table in module.params["tables"]:

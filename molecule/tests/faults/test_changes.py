@@ -1,0 +1,45 @@
+"""Changes that the database nodes must refuse: each ends with one sentence, and nothing is changed on any node."""
+
+import json
+from typing import Any
+
+import pytest
+
+from helpers.fleet import Fleet
+
+pytestmark = pytest.mark.faults
+
+OTHER_SETTING = {"postgresql_settings": {"vacuum_cost_limit": 199}}
+ACCESS = [{"name": "the local superuser", "databases": ["all"], "users": ["postgres"], "method": "peer"},
+          {"name": "peer from afar", "databases": ["all"], "users": ["app_rw"], "addresses": ["192.0.2.0/24"], "method": "peer"}]
+
+
+def files(stand_ins: Any, fleet: Fleet) -> dict[str, str]:
+    """What stands in the configuration of each node, and since when."""
+    return {name: stand_ins.run(name, "cd /etc/postgresql; find . -type f -exec sha256sum {} + -exec stat --format '%n %y' {} + | sort")
+            for name in fleet.group("postgres_cluster")}
+
+
+def tables(fleet: Fleet, primary: str) -> list[dict[str, Any]]:
+    described: list[dict[str, Any]] = json.loads(json.dumps(fleet.variables(primary)["databases_tables"]))
+    hashed = next(table for table in described if table["partition_by"]["method"] == "hash")
+    hashed["partition_by"]["modulus"] *= 2
+    return described
+
+
+@pytest.mark.parametrize(("change", "sentence"), [
+    ({"postgresql_settings": {"work_mem": "lots"}}, "PostgreSQL refuses these settings, nothing was changed"),
+    ({"postgresql_access_rules": ACCESS}, "the old files are back: pg_hba.conf line"),
+    ({"postgresql_settings": {"fsync": False}}, "postgresql_settings sets fsync"),
+    ({"databases_tables": None, **OTHER_SETTING}, "but databases_tables asks for modulus"),
+])
+def test_a_change_that_cannot_be_is_refused_before_anything_is_changed(
+    stand_ins: Any, fleet: Fleet, primary: str, change: dict[str, Any], sentence: str,
+) -> None:
+    wanted = {name: tables(fleet, primary) if value is None else value for name, value in change.items()}
+    before = files(stand_ins, fleet)
+    code, said = stand_ins.play("postgres.yml", "-e", json.dumps(wanted))
+    assert code != 0
+    assert sentence in said
+    assert said.count("changed=0") == said.count("changed=")
+    assert files(stand_ins, fleet) == before
