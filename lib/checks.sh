@@ -26,7 +26,7 @@ checks_without_machines() {
   check shellcheck 'git grep -lIE "^#!.*bash" | xargs shellcheck --external-sources --check-sourced'
   check ruff 'ruff check . && ruff check app'
   check mypy 'mypy && cd app && mypy'
-  check 'tests/' 'pytest -q tests'
+  check 'tests/' 'pytest -q -n 2 --dist loadfile tests'
   check 'app/tests/unit' 'cd app && pytest -q tests/unit'
 }
 

@@ -234,7 +234,8 @@ def cut_off(fleet: Fleet, primary: str, replicas: list[str]) -> Iterator[str]:
         for chain, *rest in rules:
             fleet.run(replica, ["iptables", "--delete", chain, *rest, "--jump", "DROP"])
         # Both ends still believe in the dead connection: end it, rather than wait until they notice.
-        fleet.psql(primary, f"SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active AND slot_name = '{replica}'")
+        slot = fleet.variables(primary)["topology_slots"][replica]
+        fleet.psql(primary, f"SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active AND slot_name = '{slot}'")
         fleet.psql(replica, "SELECT pg_terminate_backend(pid) FROM pg_stat_wal_receiver")
         written = fleet.value(primary, "SELECT pg_current_wal_lsn()")
         eventually(
