@@ -36,9 +36,11 @@ find_python() {
   return 1
 }
 
-has_tools() {
-  "$python" -c 'import ensurepip, venv' 2>/dev/null && command -v ssh-keygen >/dev/null && command -v ssh >/dev/null
-}
+# Programs and the packages that bring them; a command may need more.
+programs=(ssh ssh-keygen)
+packages=(python3 python3-venv openssh-client)
+
+has_tools() { "$python" -c 'import ensurepip, venv' 2>/dev/null && type -P "${programs[@]}" >/dev/null; }
 
 needs_tools() { ! find_python || ! has_tools; }
 
@@ -46,10 +48,8 @@ needs_tools() { ! find_python || ! has_tools; }
 prepare_tools() {
   local found
   if command -v apt-get >/dev/null; then
-    need_root "Installing python3-venv and openssh-client"
-    step "Install python3-venv and the SSH client" \
-      "Install python3, python3-venv and openssh-client by hand, then type $(again)." \
-      install_packages python3 python3-venv openssh-client
+    need_root "Installing ${packages[*]}"
+    step "Install ${packages[*]}" "Install ${packages[*]} by hand, then type $(again)." install_packages "${packages[@]}"
     hash -r
   fi
   if ! find_python; then
@@ -57,8 +57,8 @@ prepare_tools() {
     die "Python 3.11 or newer is needed and this machine has $found: install a newer one" \
       "(on Ubuntu 22.04: sudo apt-get install python3.11 python3.11-venv), then type $(again)."
   fi
-  has_tools || die "${python##*/} has no venv module, or ssh is missing: install ${python##*/}-venv and openssh-client," \
-    "then type $(again)."
+  has_tools || die "${python##*/} has no venv module, or one of ${programs[*]} is missing:" \
+    "install ${python##*/}-venv and ${packages[*]:2}, then type $(again)."
 }
 
 content_of() { cat "$@" | sha256sum | cut -d' ' -f1; }

@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -17,10 +18,12 @@ from .conftest import FIRST_PORT, NAMES, Servers, eventually, port
 pytestmark = pytest.mark.integration
 
 SERVICE_PORT = FIRST_PORT + 100
+SOURCE = Path(__file__).parents[2] / "src"
 
 
 def environment(servers: Servers, **change: str) -> dict[str, str]:
     own = {
+        "PYTHONPATH": str(SOURCE),
         "PGROUTE_NODES": ",".join(f"{name}=127.0.0.1:{port(name)}" for name in NAMES),
         "PGROUTE_DATABASE": "app",
         "PGROUTE_WRITE_USER": "app_rw",
