@@ -32,7 +32,7 @@ checks_without_machines() {
 
 checks_on_containers() {
   check_names=() check_commands=()
-  check 'tests/standin' 'pytest -q tests/standin'
+  check 'tests/standin' 'pytest -q -n 3 --dist loadfile tests/standin'
   check 'app/tests/integration' 'cd app && pytest -q tests/integration'
 }
 
