@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
+
+# A connection that fails within this time was refused; a later failure is silence that has lasted long enough.
+QUICK_SECONDS = 3.0
 
 
 def reason(text: str) -> str:
@@ -82,13 +86,15 @@ class ActionModule(ActionBase):
         address = f"{self._play_context.remote_addr or node} port {self._play_context.port or 22}"
         user = str(self._play_context.remote_user or variables.get("ansible_user", "the user"))
         facts: dict[str, Any] = {}
+        if self._connection.has_option("reconnection_retries"):
+            self._connection.set_option("reconnection_retries", 0)
         try:
             if subset:
-                gathered = self._execute_module("ansible.builtin.setup", {"gather_subset": subset}, task_vars=variables)
+                gathered = self._ask("ansible.builtin.setup", {"gather_subset": subset}, variables)
                 if gathered.get("failed"):
                     return self._silent(explain(node, address, user, gathered))
                 facts = gathered["ansible_facts"]
-            state = self._execute_module("postgresql_node_state", arguments, task_vars=variables)
+            state = self._ask("postgresql_node_state", arguments, variables)
         except AnsibleConnectionFailure as error:
             return self._silent(
                 f"{node} ({address}) does not answer over SSH ({reason(error.message)}); "
@@ -104,6 +110,16 @@ class ActionModule(ActionBase):
         found = {key: value for key, value in state.items() if key not in ("invocation", "changed")}
         return {"changed": False, "ansible_facts": facts, "state": {"reachable": True, "problems": problems,
                                              "addresses": addresses, **found}}
+
+    def _ask(self, module: str, arguments: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        """What a module answers. A busy server may refuse a connection, so a refusal is asked again, once; silence is not."""
+        started = time.monotonic()
+        try:
+            return dict(self._execute_module(module, arguments, task_vars=variables))
+        except AnsibleConnectionFailure:
+            if time.monotonic() - started > QUICK_SECONDS:
+                raise
+            return dict(self._execute_module(module, arguments, task_vars=variables))
 
     @staticmethod
     def _silent(problem: str) -> dict[str, Any]:

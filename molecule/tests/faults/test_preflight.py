@@ -1,6 +1,7 @@
 """The database nodes in every state that a run must not touch: it ends with one sentence and changed=0."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ pytestmark = pytest.mark.faults
 Restore = Callable[[Callable[[], object]], None]
 
 REFUSE_SSH = "INPUT -p tcp --dport 22 -j REJECT --reject-with tcp-reset"
+IGNORE_SSH = "INPUT -p tcp --dport 22 -j DROP"
 
 
 @pytest.fixture
@@ -45,6 +47,15 @@ def test_a_database_node_that_does_not_answer_stops_every_run(
     stand_ins.run(primary, f"iptables -I {REFUSE_SSH}")
     arguments = [replica if word == "LAST" else word for word in limit]
     assert_stopped(stand_ins.play("preflight.yml", *arguments), f"{primary} (", "does not answer over SSH", "No run changes a cluster while the state")
+
+
+def test_a_database_node_that_fell_silent_is_told_soon(stand_ins: Any, restore: Restore, primary: str) -> None:
+    restore(lambda: stand_ins.run(primary, f"iptables -D {IGNORE_SSH}"))
+    stand_ins.run(primary, f"iptables -I {IGNORE_SSH}")
+    started = time.monotonic()
+    assert_stopped(stand_ins.play("preflight.yml"), f"{primary} (", "does not answer over SSH", "No run changes a cluster while the state")
+    # A new connection is given up after 10 s, one that is shared with an earlier run after 30 s.
+    assert time.monotonic() - started < 60
 
 
 def test_a_user_without_sudo_is_told_how_to_get_it(stand_ins: Any, restore: Restore, replica: str) -> None:
