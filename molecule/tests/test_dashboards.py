@@ -70,9 +70,11 @@ def series(fleet: Fleet, primary: str) -> dict[str, int]:
         return dict(zip(expressions, json.loads(done.stdout), strict=True))
 
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while not all((found := ask())[needs] for needs in needed) and time.monotonic() < deadline:
+    while True:
+        found = ask()
+        if all(found[one] for one in needed) or time.monotonic() > deadline:
+            return found
         time.sleep(5)
-    return found
 
 
 def test_query_returns_data(fleet: Fleet, primary: str, series: dict[str, int], query: boards.Query, node: str) -> None:
