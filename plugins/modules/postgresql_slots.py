@@ -58,6 +58,11 @@ dropped:
   returned: always
   type: list
   elements: str
+lost:
+  description: Slots wanted here that no longer have the WAL their replica needs.
+  returned: always
+  type: list
+  elements: str
 unknown:
   description: Slots that no node of the fleet owns.
   returned: always
@@ -66,15 +71,20 @@ unknown:
 """
 
 
-def plan(present: dict[str, dict[str, Any]], wanted: list[str], owned: list[str]) -> tuple[list[str], list[str], list[str]]:
-    """(to create, to drop, unknown); `present` is {name: {slot_type, active, wal_status}}."""
-    lost = {name for name, slot in present.items() if slot["wal_status"] == "lost" and not slot["active"]}
-    create = sorted(set(wanted) - set(present) | set(wanted) & lost)
+def plan(
+    present: dict[str, dict[str, Any]], wanted: list[str], owned: list[str],
+) -> tuple[list[str], list[str], list[str], list[str]]:
+    """(to create, to drop, unknown, lost); `present` is {name: {slot_type, active, wal_status}}.
+
+    A lost slot that is wanted is only told: its replica cannot follow any more, and a new slot would hide that.
+    """
+    create = sorted(set(wanted) - set(present))
     drop = sorted(
         name for name, slot in present.items()
-        if name in owned and (name not in wanted or name in lost) and not slot["active"] and slot["slot_type"] == "physical"
+        if name in owned and name not in wanted and not slot["active"] and slot["slot_type"] == "physical"
     )
-    return create, drop, sorted(set(present) - set(owned))
+    lost = sorted(name for name in set(wanted) & set(present) if present[name]["wal_status"] == "lost")
+    return create, drop, sorted(set(present) - set(owned)), lost
 
 
 def main() -> None:
@@ -92,13 +102,13 @@ def main() -> None:
         row["slot_name"]: row
         for row in rows(connection, "select slot_name, slot_type, active, wal_status from pg_replication_slots")
     }
-    create, drop, unknown = plan(present, module.params["wanted"], module.params["owned"])
+    create, drop, unknown, lost = plan(present, module.params["wanted"], module.params["owned"])
     if not module.check_mode:
         for name in drop:
             rows(connection, "select pg_drop_replication_slot(%s)", [name])
         for name in create:
             rows(connection, "select pg_create_physical_replication_slot(%s, true)", [name])
-    module.exit_json(changed=bool(create or drop), created=create, dropped=drop, unknown=unknown)
+    module.exit_json(changed=bool(create or drop), created=create, dropped=drop, unknown=unknown, lost=lost)
 
 
 if __name__ == "__main__":

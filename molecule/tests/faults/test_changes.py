@@ -1,6 +1,7 @@
 """Changes that the database nodes must refuse: each ends with one sentence, and nothing is changed on any node."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from helpers.fleet import Fleet
 
 pytestmark = pytest.mark.faults
+
+Restore = Callable[[Callable[[], object]], None]
 
 OTHER_SETTING = {"postgresql_settings": {"vacuum_cost_limit": 199}}
 ACCESS = [{"name": "the local superuser", "databases": ["all"], "users": ["postgres"], "method": "peer"},
@@ -43,3 +46,33 @@ def test_a_change_that_cannot_be_is_refused_before_anything_is_changed(
     assert sentence in said
     assert said.count("changed=0") == said.count("changed=")
     assert files(stand_ins, fleet) == before
+
+
+def test_a_lost_slot_is_told_and_kept(stand_ins: Any, restore: Restore, fleet: Fleet, primary: str, replicas: list[str]) -> None:
+    lost = replicas[-1]
+    slot = fleet.variables(primary)["topology_slots"][lost]
+    small = {"max_slot_wal_keep_size": "16MB", "max_wal_size": "32MB", "min_wal_size": "32MB"}
+
+    def sql(*statements: str) -> None:
+        for statement in statements:
+            fleet.psql(primary, statement)
+
+    def clone_again() -> None:
+        sql(f"SELECT pg_drop_replication_slot('{slot}')")
+        stand_ins.run(lost, f"mv {stand_ins.data} {stand_ins.data}.lost")
+        code, said = stand_ins.play("postgres.yml")
+        assert code == 0, said
+        stand_ins.run(lost, f"rm -rf {stand_ins.data}.lost")
+
+    restore(clone_again)
+    restore(lambda: sql(*(f"ALTER SYSTEM RESET {name}" for name in small), "SELECT pg_reload_conf()"))
+    stand_ins.run(lost, f"systemctl stop {stand_ins.unit}")
+    sql(*(f"ALTER SYSTEM SET {name} = '{value}'" for name, value in small.items()), "SELECT pg_reload_conf()")
+    for _ in range(8):
+        sql("SELECT pg_logical_emit_message(false, 'pgfleet', 'test'), pg_switch_wal()", "CHECKPOINT")
+    code, said = stand_ins.play("postgres.yml", "--tags", "replication")
+    assert code != 0
+    assert f"{primary} has removed WAL that {lost} still needed" in said
+    assert f"pg_drop_replication_slot('{slot}')" in said
+    assert said.count("changed=0") == said.count("changed=")
+    assert fleet.value(primary, f"SELECT wal_status FROM pg_replication_slots WHERE slot_name = '{slot}'") == "lost"
