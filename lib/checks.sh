@@ -8,11 +8,12 @@ check_commands=()
 # One row of the summary: name, passed, failed, seconds. pytest's own counts where the log ends with them.
 check_result() {
   local name=$1 code=$2 seconds=$3 log=$4 summary passed failed
-  summary=$(sed 's/\x1b\[[0-9;]*m//g' "$log" | grep -aE '^(=+ )?[0-9]+ [a-z]+.* in [0-9.]+s' | tail -n 1)
-  passed=$(grep -oE '[0-9]+ passed' <<<"$summary" | grep -oE '[0-9]+' || [ "$code" -ne 0 ] || echo 1)
+  summary=$(sed 's/\x1b\[[0-9;]*m//g' "$log" | grep -aE '^(=+ )?[0-9]+ [a-z]+.* in [0-9.]+s')
+  passed=$(grep -oE '[0-9]+ passed' <<<"$summary" | awk '{n += $1} END {if (NR) print n}')
+  [ -n "$passed" ] || passed=$([ "$code" -eq 0 ] && echo 1 || echo 0)
   failed=$(grep -oE '[0-9]+ (failed|error)' <<<"$summary" | awk '{n += $1} END {if (NR) print n}')
   [ -n "$failed" ] || failed=$([ "$code" -eq 0 ] && echo 0 || echo 1)
-  printf '%s\t%s\t%s\t%s\n' "$name" "${passed:-0}" "$failed" "$seconds" >>"$check_table"
+  printf '%s\t%s\t%s\t%s\n' "$name" "$passed" "$failed" "$seconds" >>"$check_table"
 }
 
 check() {
@@ -69,24 +70,15 @@ side_by_side() {
   die "Put right what the checks above found, then type $(again)."
 }
 
-# on_stand_ins "name" command...: one step, one row of the summary; ends ./fleet when it fails.
+# on_stand_ins SCENARIO: one step, one row of the summary; ends ./fleet when it fails.
 on_stand_ins() {
-  local name=$1
-  shift
-  attempt "$name" "$@"
+  local name="molecule $1"
+  attempt "$name" molecule_scenario "$1"
   check_result "$name" "$step_code" "$step_seconds" "$step_log"
   [ "$step_code" -eq 0 ] || step_failed "$name failed: see $step_log, then type $(again)."
 }
 
-molecule_default() { molecule test --no-command-borders --destroy never --scenario-name default; }
-
-# On the fleet that the scenario left, before it goes.
-faults() {
-  PGFLEET_SLOT=${MOLECULE_SLOT:-1} pytest -q molecule/tests/faults -m faults --ansible-inventory="$inventory"
-  molecule destroy --no-command-borders --scenario-name default
-}
-
-molecule_swap() { molecule test --no-command-borders --scenario-name swap; }
+molecule_scenario() { molecule test --no-command-borders --scenario-name "$1"; }
 
 # The table of durations, then the line that counts everything.
 check_summary() {

@@ -1,7 +1,8 @@
 """Fixtures of the tests that break a stand-in fleet on purpose: each restores what it broke.
 
-`pytest molecule/tests/faults -m faults --ansible-inventory=inventories/docker.yml`; without `-m faults` they are
-left out, and a fleet that is not made of stand-ins is never touched.
+They run when asked for by their path alone, as scenario `default` does after everything else:
+`pytest molecule/tests/faults --ansible-inventory=inventories/docker.yml`.
+A fleet that is not made of stand-ins is never touched.
 """
 
 import os
@@ -18,13 +19,10 @@ from helpers.repository import ROOT
 HERE = Path(__file__).parent
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "faults: breaks a stand-in fleet on purpose, and restores it")
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    ours = [item for item in items if HERE in item.path.parents]
-    if "faults" not in config.option.markexpr:
+    asked_for = [Path(config.invocation_params.dir, argument.split("::")[0]).resolve() for argument in config.args]
+    if not all(path.is_relative_to(HERE) for path in asked_for):
+        ours = [item for item in items if item.path.is_relative_to(HERE)]
         config.hook.pytest_deselected(items=ours)
         items[:] = [item for item in items if item not in ours]
 

@@ -8,8 +8,6 @@ import pytest
 
 from helpers.fleet import Fleet
 
-pytestmark = pytest.mark.faults
-
 Restore = Callable[[Callable[[], object]], None]
 
 OTHER_SETTING = {"postgresql_settings": {"vacuum_cost_limit": 199}}

@@ -10,8 +10,6 @@ import pytest
 
 from helpers.repository import ROOT, read_yaml
 
-pytestmark = pytest.mark.faults
-
 Restore = Callable[[Callable[[], object]], None]
 
 REFUSE_SSH = "INPUT -p tcp --dport 22 -j REJECT --reject-with tcp-reset"

@@ -3,10 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
-pytestmark = pytest.mark.faults
-
 NO_WAIT = ["-e", "fleet_status_wait_seconds=0"]
 
 
