@@ -13,7 +13,7 @@ OURS, THEIRS = "7700000000000000001", "7700000000000000099"
 
 
 def empty(kind: str = "empty") -> dict[str, Any]:
-    return {"reachable": True, "problems": [], "data_directory": "/data", "data_directory_state": kind,
+    return {"reachable": True, "problems": [], "data_directory": "/var/lib/postgresql/17/main", "data_directory_state": kind,
             "control": {}, "server": {}, "server_error": "", "signals": [], "running": False, "pid": None}
 
 
@@ -165,13 +165,14 @@ def test_only_replicas_left_stops_and_says_how_to_promote() -> None:
 def test_a_stopped_ex_primary_beside_the_new_one_stops(timeline: int) -> None:
     new = running(writable=True, timeline=2, history=[[1, "0/6000000"]])
     assert_stops(decide(stopped(timeline=timeline), new, running(writable=False, timeline=2)),
-                 "pg1 is no replica of pg2", "last a primary itself", "rebuild-replica.yml -e confirm=pg1")
+                 "pg1 is no replica of pg2", "last a primary itself", "on pg1: sudo systemctl stop postgresql@17-main",
+                 "sudo mv /var/lib/postgresql/17/main /var/lib/postgresql/17/main.old")
 
 
 def test_a_replica_that_went_past_the_switch_stops() -> None:
     new = running(writable=True, timeline=2, history=[[1, "0/4000000"]])
     assert_stops(decide(running(writable=False, timeline=1, lsn="0/4000100"), new, empty()),
-                 "0/4000100 on timeline 1", "left at 0/4000000", "confirm=pg1")
+                 "0/4000100 on timeline 1", "left at 0/4000000", "postgresql/17/main.old")
 
 
 def test_a_replica_that_stayed_before_the_switch_is_converged() -> None:

@@ -129,6 +129,12 @@ def check_one_cluster(nodes: dict[str, Node], writable: list[str]) -> None:
     )
 
 
+def unit_of(node: Node) -> str:
+    """The systemd unit of the server whose data stands in Debian's place, .../<version>/<cluster>."""
+    version, cluster = str(node["data_directory"]).rstrip("/").split("/")[-2:]
+    return f"postgresql@{version}-{cluster}"
+
+
 def check_history(nodes: dict[str, Node], primary: str) -> None:
     """Beside a running primary every other node's data must be a replica's, of the primary's own history."""
     for name, node in sorted(nodes.items()):
@@ -139,8 +145,9 @@ def check_history(nodes: dict[str, Node], primary: str) -> None:
             reason = "it was last a primary itself, and would accept writes if it were started"
         if reason:
             raise Stop(
-                f"{name} is no replica of {primary}: {reason}. What is only there would be lost, so a person decides: "
-                f"ansible-playbook playbooks/ops/rebuild-replica.yml -e confirm={name}"
+                f"{name} is no replica of {primary}: {reason}. What is only there would be lost, so a person decides. "
+                f"To clone {name} again and keep what it holds aside, type on {name}: sudo systemctl stop {unit_of(node)} && "
+                f"sudo mv {node['data_directory']} {node['data_directory']}.old, then run the same command again."
             )
 
 
@@ -155,7 +162,7 @@ def recorded_primary(nodes: dict[str, Node]) -> str:
         found = f"{' and '.join(candidates)} were all primary last" if candidates else "none of them was primary last"
         raise Stop(
             f"No node accepts writes, and {found} ({listed}). Nothing is initialised or started. Choose the node with "
-            "the highest timeline and LSN, and on it type: systemctl start postgresql@17-main"
+            f"the highest timeline and LSN, and on it type: systemctl start {unit_of(next(iter(initialised.values())))}"
             + ("" if candidates else ", then, as postgres: psql -c 'select pg_promote()'")
         )
     candidate = candidates[0]
@@ -167,7 +174,7 @@ def recorded_primary(nodes: dict[str, Node]) -> str:
         raise Stop(
             f"No node accepts writes. {candidate} was primary last, but {', '.join(ahead)} has a higher timeline or "
             f"LSN ({listed}), so starting {candidate} could lose writes. Look at both, and start the right one by hand: "
-            "systemctl start postgresql@17-main"
+            f"systemctl start {unit_of(initialised[candidate])}"
         )
     return candidate
 

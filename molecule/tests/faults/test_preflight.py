@@ -154,11 +154,11 @@ def test_a_directory_moved_away_under_a_running_server_stops_every_run(stand_ins
 def test_an_inventory_that_names_another_primary_is_told_and_followed_by_nobody(
     stand_ins: Any, primary: str, replica: str, tmp_path: Path,
 ) -> None:
-    content = read_yaml(Path(stand_ins.inventory))
-    tiers = content["env_docker"]["children"]["postgres_cluster"]["children"]
-    declared, others = tiers["postgres_primary"]["hosts"], tiers["postgres_replicas"]["hosts"]
+    tiers = read_yaml(ROOT / "inventories/docker.yml")
+    cluster = tiers["env_docker"]["children"]["postgres_cluster"]["children"]
+    declared, others = cluster["postgres_primary"]["hosts"], cluster["postgres_replicas"]["hosts"]
     declared[replica], others[primary] = others.pop(replica), declared.pop(primary)
-    (tmp_path / "inventory.yml").write_text(json.dumps(content))
+    (tmp_path / "inventory.yml").write_text(json.dumps(tiers))
     (tmp_path / "group_vars").symlink_to(ROOT / "group_vars")
     secrets = stand_ins.fleet.variables(primary)["standin_secrets"]
     assert_goes_on(stand_ins.play("preflight.yml", "-e", f"standin_secrets={secrets}", inventory=str(tmp_path / "inventory.yml")),
