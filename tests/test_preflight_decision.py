@@ -108,7 +108,7 @@ def test_a_silent_database_node_stops_the_bootstrap() -> None:
 @pytest.mark.parametrize("foreign", [stopped(identifier=THEIRS, replica=True), stopped(identifier=THEIRS),
                                      running(writable=False, identifier=THEIRS)])
 def test_a_node_of_another_cluster_stops(foreign: dict[str, Any]) -> None:
-    assert_stops(decide(PRIMARY, REPLICA, foreign), "pg3 holds data of another cluster", THEIRS, "move /data on pg3 aside")
+    assert_stops(decide(PRIMARY, REPLICA, foreign), "pg3 holds data of another cluster", THEIRS, "move /var/lib/postgresql/17/main on pg3 aside")
 
 
 def test_different_clusters_with_none_running_stop() -> None:
