@@ -115,7 +115,7 @@ def test_no_primary_is_said_within_the_deadline(servers: Servers) -> None:
     with Router(servers.settings(checkout_timeout_seconds=0.5)) as router:
         servers.stop("pg1")
         try:
-            # At once, either is true: the deadline may pass before the probes have missed the server.
+            # At once, either is true: the deadline may pass before the probes miss the server.
             with pytest.raises((NoPrimary, NodeUnavailable), match="pg1"):
                 write(router, "nobody")
             eventually(lambda: router.topology.primary is None, what="the primary is missed")
