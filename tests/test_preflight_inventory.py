@@ -38,7 +38,7 @@ def preflight(folder: Path, content: dict[str, Any], *arguments: str) -> subproc
     return subprocess.run(
         [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(path), "playbooks/preflight.yml", *arguments],
         cwd=ROOT, capture_output=True, text=True, check=False,
-        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"},
     )
 
 

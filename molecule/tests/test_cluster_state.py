@@ -23,7 +23,7 @@ def play(inventory: str, playbook: str, *arguments: str) -> str:
         [str(Path(sys.executable).parent / "ansible-playbook"), *(word for source in inventory.split(",") for word in ("-i", str(Path(source).resolve()))),
          f"playbooks/{playbook}", *arguments],
         cwd=ROOT, capture_output=True, text=True, check=False,
-        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert set(re.findall(r"changed=(\d+)", done.stdout)) == {"0"}

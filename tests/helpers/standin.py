@@ -65,6 +65,6 @@ class StandIn:
         """ansible-playbook play.yml for one role with these inputs."""
         command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(self.inventory),
                    str(ROOT / "tests/standin/play.yml"), "-e", json.dumps({"subject": role, **inputs}), *arguments]
-        done = subprocess.run(command, cwd=ROOT, env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "1"}, text=True,
+        done = subprocess.run(command, cwd=ROOT, env={**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "1"}, text=True,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120, check=False)
         return Run(done.returncode, done.stdout)

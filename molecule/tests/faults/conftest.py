@@ -49,7 +49,7 @@ class StandIns:
         done = subprocess.run(
             [str(Path(sys.executable).parent / "ansible-playbook"), "-i", inventory or self.inventory, f"playbooks/{playbook}", *arguments],
             cwd=ROOT, capture_output=True, text=True, check=False,
-            env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+            env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"},
         )
         return done.returncode, " ".join((done.stdout + done.stderr).split())
 
