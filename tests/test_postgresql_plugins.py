@@ -30,7 +30,13 @@ connection = load_plugin("module_utils/postgresql_connection.py")
 
 @pytest.mark.parametrize(("program", "running"), [("postgres", True), ("something-else", False), (None, False)])
 def test_a_server_runs_only_if_its_process_does(tmp_path: Path, program: str | None, running: bool) -> None:
-    process = subprocess.Popen([program or "gone", "60"], executable="sleep")
+    process = subprocess.Popen(
+        [program or "gone"], executable="cat", bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write(b"started\n")
+    process.stdout.readline()  # before its answer, a new process still bears no name, or its parent's
     try:
         if program is None:
             process.kill()
