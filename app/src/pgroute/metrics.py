@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from pgroute.observer import Fault, Reason
+from pgroute.observer import Fault, Reason, Silent
 from pgroute.router import Router
 from pgroute.topology import Role
 
 
-class RouterMetrics:
+class RouterMetrics(Silent):
     """An observer that counts. Give it to the router, then :meth:`watch` that router."""
 
     def __init__(self, nodes: tuple[str, ...]) -> None:
@@ -30,6 +30,7 @@ class RouterMetrics:
             ("node", "kind"),
             registry=self.registry,
         )
+        self._routed_by = routed
         self._routed = {
             (node, role, reason): routed.labels(node, role, reason)
             for node in nodes
@@ -41,7 +42,14 @@ class RouterMetrics:
 
     def routed(self, node: str, role: Role, reason: Reason) -> None:
         """Count a connection handed out."""
-        self._routed[node, role, reason].inc()
+        self.counter(node, role, reason)()
+
+    def counter(self, node: str, role: Role, reason: Reason) -> Callable[[], object]:
+        """What counts one such connection."""
+        key = node, role, reason
+        if key not in self._routed:
+            self._routed[key] = self._routed_by.labels(node, role, reason)
+        return self._routed[key].inc
 
     def failed(self, node: str, fault: Fault) -> None:
         """Count a fault."""

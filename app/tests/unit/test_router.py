@@ -29,6 +29,7 @@ from pgroute import (
     Token,
     TokenNotReached,
 )
+from pgroute.observer import Silent
 from pgroute.pool import NodePool
 from pgroute.topology import Answer, Observation, Silence, Topology, decide
 
@@ -104,7 +105,7 @@ class Pool:
 
 
 @dataclass
-class Noted:
+class Noted(Silent):
     """An observer that remembers."""
 
     routes: list[tuple[str, Role, Reason]] = field(default_factory=list)
