@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import FIRST_PORT, NAMES, Servers, eventually, port
+from tests.servers import FIRST_PORT, NAMES, Servers, eventually, port
 
 pytestmark = pytest.mark.integration
 

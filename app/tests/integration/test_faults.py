@@ -10,8 +10,7 @@ import pytest
 from pgroute import NodeUnavailable, NoPrimary, NoReadableNode, Role, Router, SplitBrain, new_key
 from pgroute.probe import Prober
 from pgroute.topology import Answer, Silence
-
-from .conftest import NAMES, Servers, eventually, whole
+from tests.servers import NAMES, Servers, eventually, whole
 
 pytestmark = pytest.mark.integration
 

@@ -19,8 +19,7 @@ from pgroute import (
     TokenNotReached,
     new_key,
 )
-
-from .conftest import Servers, eventually, port, whole
+from tests.servers import Servers, eventually, port, whole
 
 pytestmark = pytest.mark.integration
 
