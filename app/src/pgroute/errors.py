@@ -2,16 +2,21 @@
 
     PgrouteError
     ├── ConfigurationError      the environment, DSN or passfile cannot be used as it is
+    ├── UnknownContract         a read's contract or its limit is none that pgroute knows
     ├── RouterClosed            the router was not opened yet, or is closed
     ├── RoutingError            no server can serve this within its deadline
     │   ├── NoPrimary           nothing to write to
     │   │   └── SplitBrain      two writable servers, and neither is provably the newer one
     │   ├── NoReadableNode      no healthy replica and no primary
     │   ├── NodeUnavailable     the server asked for, or the only one left, gave no connection
-    │   └── TokenNotReached     the server asked for has not replayed the token in time
+    │   ├── DeadlineExceeded    the server did not answer in time; its connection was cut
+    │   └── ContractNotMet      no replica meets the contract, and the primary was not wanted
+    │       └── TokenNotReached the server asked for has not replayed the token in time
+    ├── CommitUnknown           the connection was lost at COMMIT: it may have happened or not
     └── TokenError
         ├── MalformedToken      the text is not a token
-        └── ForeignToken        the token was made by another cluster
+        ├── ForeignToken        the token was made by another cluster
+        └── TokenUnproven       the token's write may have been lost in a failover
 
 Errors of the SQL itself are psycopg's and pass through untouched, with a note naming the node.
 """
@@ -25,6 +30,10 @@ class PgrouteError(Exception):
 
 class ConfigurationError(PgrouteError):
     """The configuration cannot be used; the message names the setting."""
+
+
+class UnknownContract(PgrouteError, ValueError):
+    """The contract of a read, or its limit, is none that pgroute knows."""
 
 
 class RouterClosed(PgrouteError):
@@ -51,8 +60,39 @@ class NodeUnavailable(RoutingError):
     """One particular server gave no connection within its deadline."""
 
 
-class TokenNotReached(RoutingError):
+class DeadlineExceeded(RoutingError):
+    """A server did not answer within the limit: ``node`` and ``limit`` (in seconds) say which.
+
+    The connection was cut. What it was executing may still end on the server; a transaction that
+    was open there is rolled back.
+    """
+
+    def __init__(self, node: str, limit: float) -> None:
+        super().__init__(f"{node}: not done within {limit:g} s, its connection was cut")
+        self.node = node
+        self.limit = limit
+
+
+class ContractNotMet(RoutingError):
+    """No replica meets the contract of a read within its deadline, and no primary was wanted."""
+
+
+class TokenNotReached(ContractNotMet):
     """One particular server did not replay up to the token within the deadline."""
+
+
+class CommitUnknown(PgrouteError):
+    """The connection was lost while COMMIT was under way: it may have happened or not.
+
+    ``node`` is where it was sent; ``transaction_id`` is the server's 64-bit number of it, None
+    when it was not known.
+    """
+
+    def __init__(self, node: str, transaction_id: int | None, why: str) -> None:
+        number = "" if transaction_id is None else f" of transaction {transaction_id}"
+        super().__init__(f"{node}: the connection was lost at the COMMIT{number}: {why}")
+        self.node = node
+        self.transaction_id = transaction_id
 
 
 class TokenError(PgrouteError):
@@ -65,3 +105,7 @@ class MalformedToken(TokenError, ValueError):
 
 class ForeignToken(TokenError):
     """The token speaks of another cluster."""
+
+
+class TokenUnproven(TokenError):
+    """The token is of an older timeline, and its write may have been lost in the failover."""
