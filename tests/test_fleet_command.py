@@ -175,7 +175,7 @@ def test_a_function_of_a_step_stops_where_it_fails(checkout: Path, programs: Pat
     """An unfinished .venv must never be stamped."""
     for name in ("ssh", "ssh-keygen"):
         write(programs, name, "exit 0")
-    write(programs, "python3", 'case "$*" in "-m venv"*) exit 1 ;; esac')
+    write(programs, "python3", 'case "$*" in "-m venv"*) mkdir .venv; exit 1 ;; esac')
     failed = subprocess.run([str(checkout / "fleet"), "up"], env=os.environ | {"PATH": str(programs)}, capture_output=True, text=True,
                             check=False, timeout=60)
     assert failed.returncode != 0
