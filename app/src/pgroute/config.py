@@ -19,6 +19,7 @@ from psycopg.conninfo import conninfo_to_dict
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pgroute.errors import ConfigurationError
+from pgroute.service_file import service_of
 
 _PREFIX = "PGROUTE_"
 _DEFAULT_PORT = 5432
@@ -40,22 +41,70 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     nodes: str = Field("", description="pg1=10.0.0.1:5432,pg2=10.0.0.2 (name and port optional)")
-    dsn: str = Field("", description="instead of nodes: a DSN with one or several hosts")
+    dsn: str = Field(
+        "", description="instead of nodes: a DSN with one or several hosts, or service=name"
+    )
     database: str = ""
     write_user: str = ""
     read_user: str = Field("", description="the user of reads; write_user when empty")
     passfile: Path | None = Field(None, description="libpq passfile; libpq's default when unset")
     policy: Literal["round_robin", "random"] = "round_robin"
     max_lag_bytes: int = Field(16 * 1024 * 1024, ge=0)
-    refresh_interval_seconds: float = Field(1.0, ge=0.05, le=60)
-    probe_timeout_seconds: float = Field(1.0, ge=0.05, le=60)
+
+    # How the servers are watched
+    refresh_interval_seconds: float = Field(
+        0.1, ge=0.05, le=60, description="between two questions to a server"
+    )
+    sample_interval_seconds: float = Field(
+        0.01, ge=0.001, le=1, description="the same, while tokens and lag limits are in use"
+    )
+    eject_after_seconds: float = Field(
+        0.3, ge=0.05, le=60, description="a server that is silent for so long is not used"
+    )
+    probe_timeout_seconds: float = Field(
+        1.0, ge=0.05, le=60, description="an unanswered question ends in a new connection"
+    )
+
+    # How long callers wait
     connect_timeout_seconds: int = Field(3, ge=2, le=60)
     checkout_timeout_seconds: float = Field(5.0, gt=0, le=600)
     operation_timeout_seconds: float = Field(60.0, gt=0, le=86400)
     token_timeout_seconds: float = Field(1.0, ge=0, le=600)
+
+    # What the primary and the fleet are spared
+    spill_reads_per_second: float = Field(
+        1000.0, ge=0, le=1e6, description="reads that go to the primary for want of a replica"
+    )
+    retry_share: float = Field(0.1, ge=0, le=1, description="retries, as a share of all calls")
+    hedge_share: float = Field(
+        0.0, ge=0, le=0.05, description="reads asked twice, as a share; 0: hedging is off"
+    )
+    hedge_percentile: float = Field(0.95, ge=0.5, lt=1, description="slower than this is slow")
+
+    # Pools: one per server and purpose; the read_ and write_ sizes override the common ones
     pool_min_size: int = Field(1, ge=0, le=1000)
     pool_max_size: int = Field(10, ge=1, le=1000)
+    read_pool_min_size: int | None = Field(None, ge=0, le=1000)
+    read_pool_max_size: int | None = Field(None, ge=1, le=1000)
+    write_pool_min_size: int | None = Field(None, ge=0, le=1000)
+    write_pool_max_size: int | None = Field(None, ge=1, le=1000)
+    pool_max_waiting: int = Field(0, ge=0, le=100_000, description="callers; 0: no limit")
+    pool_idle_seconds: float = Field(600.0, gt=0, le=86400)
+    pool_lifetime_seconds: float = Field(3600.0, gt=0, le=864000)
+
+    # Settings of every connection; empty: as the server has them
     application_name: str = "pgroute"
+    statement_timeout_seconds: float | None = Field(
+        None, gt=0, le=86400, description="operation_timeout_seconds when unset"
+    )
+    lock_timeout_seconds: float | None = Field(None, gt=0, le=86400)
+    idle_in_transaction_session_timeout_seconds: float | None = Field(
+        None, gt=0, le=86400, description="operation_timeout_seconds when unset"
+    )
+    time_zone: str = ""
+    search_path: str = ""
+
+    # The service
     listen_address: str = "127.0.0.1"
     listen_port: int = Field(8080, ge=1, le=65535)
     heartbeat_seconds: float = Field(0.0, ge=0, le=3600, description="0: the service sends none")
@@ -96,8 +145,14 @@ class Settings(BaseModel):
     def _complete(self) -> Self:
         if bool(self.nodes) == bool(self.dsn):
             raise ConfigurationError("set exactly one of PGROUTE_NODES and PGROUTE_DSN")
-        if self.pool_min_size > self.pool_max_size:
-            raise ConfigurationError("pool_min_size is greater than pool_max_size")
+        for read_only, prefix in ((True, "read_"), (False, "write_")):
+            low, high = self.pool_sizes(read_only=read_only)
+            if low > high:
+                both = (self.pool_min_size, self.pool_max_size) == (low, high)
+                prefix = "" if both else prefix
+                raise ConfigurationError(
+                    f"{prefix}pool_min_size is greater than {prefix}pool_max_size"
+                )
         for value, what in (
             (self.database_name, "database"),
             (self.writer, "write_user"),
@@ -115,6 +170,8 @@ class Settings(BaseModel):
             parts = {key: str(value) for key, value in conninfo_to_dict(self.dsn).items()}
         except ProgrammingError as error:
             raise ConfigurationError(f"the DSN cannot be read: {str(error).strip()}") from None
+        if name := parts.get("service", ""):
+            parts = service_of(name) | parts
         if "password" in parts:
             raise ConfigurationError("the DSN holds a password: put it into a passfile instead")
         if mine := sorted(_OWN_BUSINESS & parts.keys()):
@@ -145,14 +202,36 @@ class Settings(BaseModel):
         """The user of read connections."""
         return self.read_user or self.writer
 
-    def connection(self, node: Node, *, user: str, read_only: bool) -> dict[str, Any]:
-        """libpq parameters of a connection to one server; every wait in it has an end."""
-        milliseconds = int(self.operation_timeout_seconds * 1000)
-        settings = {
-            "statement_timeout": milliseconds,
-            "idle_in_transaction_session_timeout": milliseconds,
+    def pool_sizes(self, *, read_only: bool) -> tuple[int, int]:
+        """Fewest and most connections to one server for reads, or for writes."""
+        low = self.read_pool_min_size if read_only else self.write_pool_min_size
+        high = self.read_pool_max_size if read_only else self.write_pool_max_size
+        return (
+            self.pool_min_size if low is None else low,
+            self.pool_max_size if high is None else high,
+        )
+
+    def session(self, *, read_only: bool) -> dict[str, str]:
+        """The server settings that every connection begins with, by name."""
+        limit = self.operation_timeout_seconds
+        found = {
+            "statement_timeout": _milliseconds(self.statement_timeout_seconds or limit),
+            "idle_in_transaction_session_timeout": _milliseconds(
+                self.idle_in_transaction_session_timeout_seconds or limit
+            ),
             "default_transaction_read_only": "on" if read_only else "off",
         }
+        if self.lock_timeout_seconds is not None:
+            found["lock_timeout"] = _milliseconds(self.lock_timeout_seconds)
+        if self.time_zone:
+            found["TimeZone"] = self.time_zone
+        if self.search_path:
+            found["search_path"] = self.search_path
+        return found
+
+    def connection(self, node: Node, *, user: str, read_only: bool) -> dict[str, Any]:
+        """libpq parameters of a connection to one server; every wait in it has an end."""
+        session = self.session(read_only=read_only)
         skip = {"host", "port", "dbname", "user", "hostaddr"}
         extra = {key: value for key, value in self._dsn.items() if key not in skip}
         if self.passfile is not None:
@@ -170,8 +249,19 @@ class Settings(BaseModel):
             "keepalives_interval": 2,
             "keepalives_count": 3,
             "tcp_user_timeout": 10_000,
-            "options": " ".join(f"-c {name}={value}" for name, value in settings.items()),
+            "target_session_attrs": "any",  # over what a service file may say
+            "load_balance_hosts": "disable",
+            "options": " ".join(f"-c {name}={_escaped(value)}" for name, value in session.items()),
         }
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(max(1, int(seconds * 1000)))
+
+
+def _escaped(value: str) -> str:
+    """As libpq's ``options`` wants it: a space and a backslash behind a backslash."""
+    return value.replace("\\", "\\\\").replace(" ", "\\ ")
 
 
 def check_passfile(path: Path) -> None:

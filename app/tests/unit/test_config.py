@@ -110,3 +110,49 @@ def test_read_connections_are_read_only() -> None:
     settings = Settings.from_environment(ENVIRONMENT)
     connection = settings.connection(settings.members[0], user="app_ro", read_only=True)
     assert "default_transaction_read_only=on" in connection["options"]
+
+
+def test_settings_of_a_connection_are_what_was_asked() -> None:
+    settings = Settings.from_environment(
+        ENVIRONMENT
+        | {
+            "PGROUTE_STATEMENT_TIMEOUT_SECONDS": "2",
+            "PGROUTE_LOCK_TIMEOUT_SECONDS": "0.5",
+            "PGROUTE_IDLE_IN_TRANSACTION_SESSION_TIMEOUT_SECONDS": "3",
+            "PGROUTE_TIME_ZONE": "Europe/Berlin",
+            "PGROUTE_SEARCH_PATH": "shop, public",
+        }
+    )
+    assert settings.session(read_only=False) == {
+        "statement_timeout": "2000",
+        "idle_in_transaction_session_timeout": "3000",
+        "default_transaction_read_only": "off",
+        "lock_timeout": "500",
+        "TimeZone": "Europe/Berlin",
+        "search_path": "shop, public",
+    }
+    connection = settings.connection(settings.members[0], user="app_rw", read_only=False)
+    assert r"-c search_path=shop,\ public" in connection["options"]
+
+
+def test_each_purpose_may_have_its_own_pool_sizes() -> None:
+    settings = Settings.from_environment(
+        ENVIRONMENT | {"PGROUTE_READ_POOL_MAX_SIZE": "40", "PGROUTE_WRITE_POOL_MIN_SIZE": "3"}
+    )
+    assert settings.pool_sizes(read_only=True) == (1, 40)
+    assert settings.pool_sizes(read_only=False) == (3, 10)
+    with pytest.raises(ConfigurationError, match="write_pool_min_size is greater than write_"):
+        Settings.from_environment(ENVIRONMENT | {"PGROUTE_WRITE_POOL_MIN_SIZE": "11"})
+
+
+def test_service_file_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "services"
+    file.write_text("# ours\n[shop]\nhost=pg1,pg2\nport=5433\nuser=app\ndbname=shop\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(file))
+    settings = Settings.from_dsn("service=shop dbname=other")
+    assert settings.members == (Node("pg1", "pg1", 5433), Node("pg2", "pg2", 5433))
+    assert (settings.database_name, settings.writer) == ("other", "app")
+    connection = settings.connection(settings.members[1], user="app", read_only=True)
+    assert (connection["service"], connection["host"]) == ("shop", "pg2")
+    with pytest.raises(ConfigurationError, match=rf"the service ship is in none of: {file}"):
+        Settings.from_dsn("service=ship")
