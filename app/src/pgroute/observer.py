@@ -74,16 +74,14 @@ class Doubt(StrEnum):
 class Query:
     """A statement that has ended.
 
-    ``statement``: what the caller wrote; its parameters are nowhere. ``parameterised``: the caller
-    passed parameters, so that the text holds none. ``started_at``: nanoseconds since 1970.
-    ``error``: what execute() raised, else None.
+    ``statement``: its text as it may be shown: placeholders, never values. ``started_at``:
+    nanoseconds since 1970. ``error``: what was raised, else None.
     """
 
     node: str
     role: Role | None
     reason: Reason | None
     statement: str
-    parameterised: bool
     started_at: int
     seconds: float
     error: BaseException | None = None

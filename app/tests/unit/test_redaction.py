@@ -1,0 +1,67 @@
+"""What of a statement may be shown."""
+
+from __future__ import annotations
+
+import pytest
+from psycopg import sql
+
+from pgroute.redaction import MAX_CHARACTERS, operation, shown, without_literals
+
+
+@pytest.mark.parametrize(
+    ("text", "shows"),
+    [
+        ("select 1", "select ?"),
+        ("select a1 from t_2 where b = 12.5e-3", "select a1 from t_2 where b = ?"),
+        ("select .5, 0xff, 1_000", "select ?, ?, ?"),
+        ("select 'it''s' from t", "select ? from t"),
+        (r"select E'it\'s', x'ff', U&'d\0061t' from t", "select ?, ?, ? from t"),
+        ("select $$body 'x'$$, $tag$ $$ $tag$", "select ?, ?"),
+        ("select 'never closed", "select ?"),
+        ("select $a$never closed", "select ?"),
+        ('select "t 1"."it""s 2"', 'select "t 1"."it""s 2"'),
+        ("select 1 /* card 4111 */ -- cvc 123\n+ 2", "select ?    \n+ ?"),
+        ("update t set a = $1 where b = %s and c = %(d 1)s", None),
+        ("select '5%', 5 % 3", "select ?, ? % ?"),
+        ("select größe_1 from maße", None),
+        ("alter role app password 'secret'", "alter role app password ?"),
+    ],
+)
+def test_literals_and_comments_are_not_shown(text: str, shows: str | None) -> None:
+    assert without_literals(text) == (text if shows is None else shows)
+
+
+def test_a_text_with_parameters_is_shown_as_written() -> None:
+    text = "select * from t where a = %s limit 10"
+    assert shown(text, parameterised=True) == text
+    assert shown(text, parameterised=False) == "select * from t where a = %s limit ?"
+
+
+def test_a_composed_statement_shows_no_value_even_with_parameters() -> None:
+    query = sql.SQL("select {} from {} where a = %s").format(
+        sql.Literal("secret"), sql.Identifier("t 1")
+    )
+    assert shown(query, parameterised=True) == 'select ? from "t 1" where a = %s'
+
+
+def test_bytes_are_read_as_text() -> None:
+    assert shown(b"select 'a'", parameterised=False) == "select ?"
+
+
+def test_a_long_statement_is_cut_and_its_open_string_still_hidden() -> None:
+    text = "select '" + "s" * MAX_CHARACTERS + "'"
+    assert shown(text, parameterised=False) == "select ?"
+    assert len(shown("select a" * MAX_CHARACTERS, parameterised=True)) == MAX_CHARACTERS
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("select 1", "SELECT"),
+        ("/* the insert */ with a as (select 1) select", "WITH"),
+        ("(values (1))", "VALUES"),
+        ("", ""),
+    ],
+)
+def test_the_operation_is_the_first_word(text: str, name: str) -> None:
+    assert operation(text) == name
