@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible.errors import AnsibleFilterError
 
 from helpers.module_code import load_module
@@ -26,6 +27,7 @@ privileges = load_module("postgresql_privileges", "postgresql_connection")
 
 
 connection = load_plugin("module_utils/postgresql_connection.py")
+fragment = load_plugin("doc_fragments/postgresql_connection.py")
 
 
 @pytest.mark.parametrize(("program", "running"), [("postgres", True), ("something-else", False), (None, False)])
@@ -50,6 +52,11 @@ def test_a_server_runs_only_if_its_process_does(tmp_path: Path, program: str | N
 
 def test_no_server_runs_where_there_is_no_pid(tmp_path: Path) -> None:
     assert connection.is_running(str(tmp_path)) is False
+
+
+def test_the_connection_is_documented_as_it_is_taken() -> None:
+    documented = yaml.safe_load(fragment.ModuleDocFragment.DOCUMENTATION)["options"]
+    assert {name: {key: option[key] for key in ("type", "default")} for name, option in documented.items()} == connection.CONNECTION_ARGUMENTS
 
 
 # Verifiers

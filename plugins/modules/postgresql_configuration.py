@@ -52,18 +52,7 @@ options:
     description: The data directory, to see whether a server runs on it.
     type: path
     required: true
-  socket_directory:
-    description: Where the server's socket is.
-    type: str
-    default: /var/run/postgresql
-  port:
-    description: The server's port.
-    type: int
-    default: 5432
-  login_user:
-    description: Owner of the files, the server and its superuser role.
-    type: str
-    default: postgres
+extends_documentation_fragment: [postgresql_connection]
 author: [pgfleet]
 """
 

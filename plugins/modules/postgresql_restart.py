@@ -30,18 +30,7 @@ options:
     description: How long each wait may take.
     type: int
     default: 120
-  socket_directory:
-    description: Where the server's socket is.
-    type: str
-    default: /var/run/postgresql
-  port:
-    description: The server's port.
-    type: int
-    default: 5432
-  login_user:
-    description: The local superuser.
-    type: str
-    default: postgres
+extends_documentation_fragment: [postgresql_connection]
 author: [pgfleet]
 """
 
