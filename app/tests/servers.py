@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ install -d -o postgres -m 0700 /srv/pg
 su postgres -c "@BIN@/initdb -D /srv/pg/pg1 -U postgres --auth-local=trust \
     --auth-host=scram-sha-256 --locale=C.UTF-8 --no-sync" > /dev/null
 cat >> /srv/pg/pg1/postgresql.conf <<'END'
-listen_addresses = '*'
+listen_addresses = '@LISTEN@'
 unix_socket_directories = '/srv/pg'
 fsync = off
 wal_retrieve_retry_interval = 100ms
@@ -173,8 +173,13 @@ def why_not() -> str | None:
 
 
 @contextmanager
-def running(secrets: Path) -> Iterator[Servers]:
-    """Start the three servers, and remove them at the end. The passfile goes to ``secrets``."""
+def running(
+    secrets: Path, *, image: str = IMAGE, options: Sequence[str] = (), listen: str = "*"
+) -> Iterator[Servers]:
+    """Start the three servers, and remove them at the end. The passfile goes to ``secrets``.
+
+    ``options`` go to the container engine; ``listen`` is where the servers listen in the container.
+    """
     passfile = secrets / "passfile"
     passfile.touch(mode=0o600)
     passfile.write_text("*:*:app:app_rw:rw-for-tests\n*:*:app:app_ro:ro-for-tests\n")
@@ -183,13 +188,13 @@ def running(secrets: Path) -> Iterator[Servers]:
     reaper = "while :; do sleep infinity & wait; done"  # of what a killed postmaster leaves behind
     run = ["docker", "run", "-d", "--rm", "--name", container, "--stop-signal=KILL", *publish]
     subprocess.run(
-        [*run, "--tmpfs=/srv:exec,mode=755", "--entrypoint=bash", IMAGE, "-c", reaper],
+        [*run, *options, "--tmpfs=/srv:exec,mode=755", "--entrypoint=bash", image, "-c", reaper],
         check=True,
         capture_output=True,
     )
     try:
         found = Servers(container, passfile)
-        found.run(_SETUP.replace("@BIN@", BIN))
+        found.run(_SETUP.replace("@BIN@", BIN).replace("@LISTEN@", listen))
         found.start("pg1")
         found.sql("pg1", _SCHEMA)
         found.control("pg1", "stop")
