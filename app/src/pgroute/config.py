@@ -105,6 +105,8 @@ class Settings(BaseModel):
     search_path: str = ""
 
     # The service
+    slow_query_seconds: float | None = Field(None, gt=0, description="log statements that took it")
+    log_format: Literal["text", "json"] = "text"
     listen_address: str = "127.0.0.1"
     listen_port: int = Field(8080, ge=1, le=65535)
     heartbeat_seconds: float = Field(0.0, ge=0, le=3600, description="0: the service sends none")

@@ -10,7 +10,7 @@ An observer derives from :class:`Silent` and overrides what it wants to hear. Se
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -203,3 +203,79 @@ class Silent:
 
 def _nothing() -> None:
     return
+
+
+def together(*observers: Observer) -> Observer:
+    """One observer that tells all of these, in this order; a single one is returned as it is."""
+    heard = [one for one in observers if type(one) is not Silent]
+    if not heard:
+        return Silent()
+    return heard[0] if len(heard) == 1 else _Together(heard)
+
+
+class _Together(Silent):
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._all = tuple(observers)
+        self._asking = tuple(one for one in self._all if one.wants_queries)
+
+    @property
+    def wants_queries(self) -> bool:
+        return bool(self._asking)
+
+    def counter(self, node: str, role: Role, reason: Reason) -> Callable[[], object]:
+        every = [one.counter(node, role, reason) for one in self._all]
+        counters = tuple(count for count in every if count is not _nothing)
+        if not counters:
+            return _nothing
+        if len(counters) == 1:
+            return counters[0]
+
+        def count() -> None:
+            for counter in counters:
+                counter()
+
+        return count
+
+    def routed(self, node: str, role: Role, reason: Reason) -> None:
+        for one in self._all:
+            one.routed(node, role, reason)
+
+    def failed(self, node: str, fault: Fault) -> None:
+        for one in self._all:
+            one.failed(node, fault)
+
+    def waited(self, node: str | None, wait: Wait, seconds: float) -> None:
+        for one in self._all:
+            one.waited(node, wait, seconds)
+
+    def retried(self, node: str, action: str, sqlstate: str | None) -> None:
+        for one in self._all:
+            one.retried(node, action, sqlstate)
+
+    def hedged(self, node: str, outcome: Hedge) -> None:
+        for one in self._all:
+            one.hedged(node, outcome)
+
+    def spilled(self, reason: Reason, allowed: bool) -> None:
+        for one in self._all:
+            one.spilled(reason, allowed)
+
+    def misrouted(self, node: str, statement: str) -> None:
+        for one in self._all:
+            one.misrouted(node, statement)
+
+    def in_doubt(self, node: str, outcome: Doubt) -> None:
+        for one in self._all:
+            one.in_doubt(node, outcome)
+
+    def breaker_turned(self, node: str, state: str) -> None:
+        for one in self._all:
+            one.breaker_turned(node, state)
+
+    def primary_changed(self, before: str | None, after: str | None) -> None:
+        for one in self._all:
+            one.primary_changed(before, after)
+
+    def queried(self, query: Query) -> None:
+        for one in self._asking:
+            one.queried(query)

@@ -1,0 +1,124 @@
+"""Several observers at once, and what observing costs when nobody wants it."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import pytest
+
+from pgroute.config import Settings
+from pgroute.instruments import instruments
+from pgroute.logs import Log
+from pgroute.observer import (
+    Doubt,
+    Fault,
+    Hedge,
+    Observer,
+    Query,
+    Reason,
+    Silent,
+    Wait,
+    together,
+)
+from pgroute.topology import Role
+
+QUERY = Query("pg2", Role.REPLICA, Reason.READ, "select ?", 1, 0.5)
+CALLS: dict[str, tuple[Any, ...]] = {
+    "routed": ("pg2", Role.REPLICA, Reason.READ),
+    "failed": ("pg2", Fault.OVERDUE),
+    "waited": ("pg2", Wait.TOKEN, 0.1),
+    "retried": ("pg2", "next_node", "57P01"),
+    "hedged": ("pg2", Hedge.SECOND_WON),
+    "spilled": (Reason.LAG_EXCEEDED, True),
+    "misrouted": ("pg2", "select f()"),
+    "in_doubt": ("pg1", Doubt.UNKNOWN),
+    "breaker_turned": ("pg2", "open"),
+    "primary_changed": ("pg1", "pg2"),
+    "queried": (QUERY,),
+}
+
+
+@dataclass
+class Noted(Silent):
+    """Remembers every call."""
+
+    asks: bool = True
+    heard: list[tuple[str, tuple[Any, ...]]] = field(default_factory=list)
+
+    @property
+    def wants_queries(self) -> bool:
+        return self.asks
+
+
+def _noting(name: str) -> Any:
+    def note(self: Noted, *arguments: Any) -> None:
+        self.heard.append((name, arguments))
+
+    return note
+
+
+for _name in CALLS:
+    setattr(Noted, _name, _noting(_name))
+
+
+def test_every_method_of_the_protocol_is_tried_here() -> None:
+    methods = {name for name, _ in inspect.getmembers(Observer, inspect.isfunction)}
+    assert {name for name in methods if not name.startswith("_")} == {*CALLS, "counter"}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_together_tells_every_observer_in_order(name: str) -> None:
+    first, second = Noted(), Noted()
+    getattr(together(first, second), name)(*CALLS[name])
+    assert first.heard == second.heard == [(name, CALLS[name])]
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_silence_says_nothing_and_raises_nothing(name: str) -> None:
+    getattr(Silent(), name)(*CALLS[name])
+
+
+def test_one_observer_is_not_wrapped() -> None:
+    only = Noted()
+    assert together(only) is only
+    assert together(Silent(), only, Silent()) is only
+    assert type(together()) is Silent
+
+
+def test_a_counter_counts_as_routed_does() -> None:
+    first, second = Noted(), Noted()
+    count = together(first, second).counter(*CALLS["routed"])
+    count()
+    count()
+    assert first.heard == second.heard == [("routed", CALLS["routed"])] * 2
+
+
+def test_a_counter_of_one_who_counts_is_that_one_s_own() -> None:
+    counting, other = Noted(), Log()
+    assert other.counter(*CALLS["routed"]) is Silent().counter(*CALLS["routed"])
+    counter = together(other, counting).counter(*CALLS["routed"])
+    assert isinstance(counter, partial)
+    assert counter.func == counting.routed
+
+
+def test_queries_go_to_those_who_want_them() -> None:
+    asking, other = Noted(), Noted(asks=False)
+    both = together(asking, other)
+    assert both.wants_queries
+    both.queried(QUERY)
+    assert asking.heard == [("queried", (QUERY,))]
+    assert other.heard == []
+    assert not together(other, Noted(asks=False)).wants_queries
+
+
+@pytest.mark.parametrize(("seconds", "wants"), [(None, False), (0.2, True)])
+def test_statements_are_timed_only_when_the_settings_ask(
+    seconds: float | None, wants: bool
+) -> None:
+    settings = Settings.make(
+        nodes="pg1", database="app", write_user="app", slow_query_seconds=seconds
+    )
+    assert instruments(settings).wants_queries is wants
