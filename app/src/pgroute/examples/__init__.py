@@ -1,0 +1,1 @@
+"""Worked examples: how an application uses pgroute."""
