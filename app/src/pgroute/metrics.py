@@ -1,66 +1,186 @@
-"""Prometheus metrics of one router. Children are bound once: counting costs a dict lookup."""
+"""Prometheus metrics of one router.
+
+What is on the fast path is counted by :class:`Tally`, an eighth of the price of
+``prometheus_client.Counter.inc``, and turned into samples when scraped; children of everything
+else are bound when first needed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
+from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from pgroute.observer import Fault, Reason, Silent
-from pgroute.router import Router
-from pgroute.topology import Role
+from pgroute.observer import Doubt, Fault, Hedge, Query, Reason, Silent, Wait
+from pgroute.topology import Role, Topology
+
+_BREAKER_STATES = ("closed", "half_open", "open")
+_WAIT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_QUERY_SECONDS = (0.0005, *_WAIT_SECONDS, 30.0, 60.0)
+
+
+class Tally:
+    """A count that any thread may add to without a lock: ``tally.add()``."""
+
+    __slots__ = ("_count", "add")
+
+    def __init__(self) -> None:
+        self._count = count()
+        self.add: Callable[[], int] = self._count.__next__  # one call in C: nothing gets between
+
+    @property
+    def value(self) -> int:
+        """How often :attr:`add` was called. Only repr() tells it without counting."""
+        return int(repr(self._count).removeprefix("count(").removesuffix(")"))
+
+
+class PoolReport(Protocol):
+    """How full one pool is."""
+
+    @property
+    def node(self) -> str: ...
+    @property
+    def purpose(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def available(self) -> int: ...
+    @property
+    def waiting(self) -> int: ...
+
+
+class Watched(Protocol):
+    """What of a router is read at each scrape."""
+
+    @property
+    def topology(self) -> Topology: ...
+    def pools(self) -> Sequence[PoolReport]: ...
 
 
 class RouterMetrics(Silent):
-    """An observer that counts. Give it to the router, then :meth:`watch` that router."""
+    """An observer that counts. Give it to the router, then :meth:`watch` that router.
 
-    def __init__(self, nodes: tuple[str, ...]) -> None:
+    ``queries``: also time every statement, by node and role.
+    """
+
+    def __init__(self, nodes: Sequence[str], *, queries: bool = False) -> None:
         self.registry = CollectorRegistry()
-        routed = Counter(
-            "pgroute_routed",
-            "Connections handed out, by node, its role and the reason.",
-            ("node", "role", "reason"),
+        self._routed: dict[tuple[str, Role, Reason], Tally] = {}
+        for node in nodes:
+            for role, reason in _usual():
+                self._routed[node, role, reason] = Tally()
+        self.registry.register(_RoutedCollector(self._routed))
+        self._failed = self._counter("errors", "What went wrong, by node and kind.", "node", "kind")
+        self._retried = self._counter(
+            "retries", "Attempts that failed and were made again.", "node", "action"
+        )
+        self._hedged = self._counter(
+            "hedges", "Slow reads that were tried twice, by who answered first.", "node", "outcome"
+        )
+        self._spilled = self._counter(
+            "spills",
+            "Reads no replica could serve, let through to the primary or capped.",
+            "reason",
+            "outcome",
+        )
+        self._misrouted = self._counter(
+            "misroutes", "Statements a replica refused and the primary then ran.", "node"
+        )
+        self._in_doubt = self._counter(
+            "commits_in_doubt",
+            "COMMITs whose answer was lost, by what was found out.",
+            "node",
+            "outcome",
+        )
+        self._primary_changed = self._counter("primary_changes", "Changes of the primary.")
+        self._breaker = Gauge(
+            "pgroute_breaker_state",
+            "1 for the state that the breaker of a node is in.",
+            ("node", "state"),
             registry=self.registry,
         )
-        failed = Counter(
-            "pgroute_errors",
-            "What went wrong, by node and kind.",
-            ("node", "kind"),
-            registry=self.registry,
+        self._waited = self._histogram(
+            "wait", "Waits of callers off the fast path.", _WAIT_SECONDS, "node", "kind"
         )
-        self._routed_by = routed
-        self._routed = {
-            (node, role, reason): routed.labels(node, role, reason)
-            for node in nodes
-            for role, reason in _possible()
-        }
-        self._failed = {
-            (node, fault): failed.labels(node, fault) for node in nodes for fault in Fault
-        }
+        self._queried = (
+            self._histogram("query", "Statements.", _QUERY_SECONDS, "node", "role")
+            if queries
+            else None
+        )
+        for node in nodes:
+            for fault in Fault:
+                self._failed.labels(node, fault)
+            self._misrouted.labels(node)
+            self.breaker_turned(node, "closed")
+            for doubt in Doubt:
+                self._in_doubt.labels(node, doubt)
+        for reason in (Reason.NO_HEALTHY_REPLICA, Reason.TOKEN_NOT_REACHED, Reason.LAG_EXCEEDED):
+            for outcome in ("allowed", "capped"):
+                self._spilled.labels(reason, outcome)
 
-    def routed(self, node: str, role: Role, reason: Reason) -> None:
-        """Count a connection handed out."""
-        self.counter(node, role, reason)()
-
-    def counter(self, node: str, role: Role, reason: Reason) -> Callable[[], object]:
-        """What counts one such connection."""
-        key = node, role, reason
-        if key not in self._routed:
-            self._routed[key] = self._routed_by.labels(node, role, reason)
-        return self._routed[key].inc
-
-    def failed(self, node: str, fault: Fault) -> None:
-        """Count a fault."""
-        self._failed[node, fault].inc()
-
-    def watch(self, router: Router) -> None:
+    def watch(self, router: Watched) -> None:
         """Also report the router's topology and pools, read when scraped."""
         self.registry.register(_RouterCollector(router))
 
+    # What the router tells
 
-def _possible() -> Iterator[tuple[Role, Reason]]:
+    @property
+    def wants_queries(self) -> bool:
+        return self._queried is not None
+
+    def counter(self, node: str, role: Role, reason: Reason) -> Callable[[], object]:
+        return self._routed.setdefault((node, role, reason), Tally()).add
+
+    def routed(self, node: str, role: Role, reason: Reason) -> None:
+        self.counter(node, role, reason)()
+
+    def failed(self, node: str, fault: Fault) -> None:
+        self._failed.labels(node, fault).inc()
+
+    def waited(self, node: str | None, wait: Wait, seconds: float) -> None:
+        self._waited.labels(node or "", wait).observe(seconds)
+
+    def retried(self, node: str, action: str, sqlstate: str | None) -> None:
+        self._retried.labels(node, action).inc()
+
+    def hedged(self, node: str, outcome: Hedge) -> None:
+        self._hedged.labels(node, outcome).inc()
+
+    def spilled(self, reason: Reason, allowed: bool) -> None:
+        self._spilled.labels(reason, "allowed" if allowed else "capped").inc()
+
+    def misrouted(self, node: str, statement: str) -> None:
+        self._misrouted.labels(node).inc()
+
+    def in_doubt(self, node: str, outcome: Doubt) -> None:
+        self._in_doubt.labels(node, outcome).inc()
+
+    def breaker_turned(self, node: str, state: str) -> None:
+        for possible in _BREAKER_STATES:
+            self._breaker.labels(node, possible).set(possible == state)
+
+    def primary_changed(self, before: str | None, after: str | None) -> None:
+        self._primary_changed.inc()
+
+    def queried(self, query: Query) -> None:
+        if self._queried is not None:
+            self._queried.labels(query.node, query.role or "").observe(query.seconds)
+
+    def _counter(self, name: str, what: str, *labels: str) -> Counter:
+        return Counter(f"pgroute_{name}", what, labels, registry=self.registry)
+
+    def _histogram(self, name: str, what: str, buckets: Sequence[float], *labels: str) -> Histogram:
+        return Histogram(
+            f"pgroute_{name}_seconds", what, labels, buckets=buckets, registry=self.registry
+        )
+
+
+def _usual() -> Iterator[tuple[Role, Reason]]:
+    """What is shown as 0 before it has happened."""
     for reason in (Reason.READ, Reason.AFTER_TOKEN, Reason.NAMED):
         yield Role.REPLICA, reason
     for reason in (
@@ -68,18 +188,38 @@ def _possible() -> Iterator[tuple[Role, Reason]]:
         Reason.NAMED,
         Reason.NO_HEALTHY_REPLICA,
         Reason.TOKEN_NOT_REACHED,
+        Reason.LAG_EXCEEDED,
     ):
         yield Role.PRIMARY, reason
 
 
+class _RoutedCollector(Collector):
+    def __init__(self, routed: dict[tuple[str, Role, Reason], Tally]) -> None:
+        self._routed = routed
+
+    def collect(self) -> Iterator[Metric]:
+        routed = CounterMetricFamily(
+            "pgroute_routed",
+            "Connections handed out, by node, its role and the reason.",
+            labels=("node", "role", "reason"),
+        )
+        for labels, tally in list(self._routed.items()):
+            routed.add_metric(labels, tally.value)
+        yield routed
+
+
 class _RouterCollector(Collector):
-    def __init__(self, router: Router) -> None:
+    def __init__(self, router: Watched) -> None:
         self._router = router
 
     def describe(self) -> list[Metric]:
         return []
 
     def collect(self) -> Iterator[Metric]:
+        yield from self._nodes()
+        yield from self._pools()
+
+    def _nodes(self) -> Iterator[Metric]:
         topology = self._router.topology
         role = GaugeMetricFamily(
             "pgroute_node_role", "1 for the role the node has now.", labels=("node", "role")
@@ -108,6 +248,7 @@ class _RouterCollector(Collector):
             "pgroute_writable", "1 when there is a primary.", value=float(bool(topology.primary))
         )
 
+    def _pools(self) -> Iterator[Metric]:
         connections = GaugeMetricFamily(
             "pgroute_pool_connections",
             "Connections of a pool, by state.",

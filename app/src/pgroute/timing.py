@@ -79,17 +79,17 @@ class TimedCursors(NamedTuple):
 
 def timed_cursors(watch: Stopwatch) -> TimedCursors:
     """Cursors for ``psycopg.Connection``."""
-    return TimedCursors(_timed(psycopg.Cursor, watch), _timed(psycopg.ServerCursor, watch))
+    return TimedCursors(timed(psycopg.Cursor, watch), timed(psycopg.ServerCursor, watch))
 
 
 def timed_async_cursors(watch: Stopwatch) -> TimedCursors:
     """Cursors for ``psycopg.AsyncConnection``."""
     return TimedCursors(
-        _timed_async(psycopg.AsyncCursor, watch), _timed_async(psycopg.AsyncServerCursor, watch)
+        timed_async(psycopg.AsyncCursor, watch), timed_async(psycopg.AsyncServerCursor, watch)
     )
 
 
-def _timed(base: type[Any], watch: Stopwatch) -> type[Any]:
+def timed(base: type[Any], watch: Stopwatch) -> type[Any]:
     class TimedCursor(base):  # type: ignore[misc]
         """psycopg's cursor, timed."""
 
@@ -116,7 +116,7 @@ def _timed(base: type[Any], watch: Stopwatch) -> type[Any]:
     return TimedCursor
 
 
-def _timed_async(base: type[Any], watch: Stopwatch) -> type[Any]:
+def timed_async(base: type[Any], watch: Stopwatch) -> type[Any]:
     class TimedAsyncCursor(base):  # type: ignore[misc]
         """psycopg's asynchronous cursor, timed."""
 
