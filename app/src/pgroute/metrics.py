@@ -15,7 +15,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from pgroute.observer import Doubt, Fault, Hedge, Query, Reason, Silent, Wait
+from pgroute.errors import NodeUnavailable, NoPrimary, NoReadableNode
+from pgroute.observer import Doubt, Fault, Hedge, Purpose, Query, Reason, Silent, Wait
 from pgroute.topology import Role, Topology
 
 _BREAKER_STATES = ("closed", "half_open", "open")
@@ -75,6 +76,9 @@ class RouterMetrics(Silent):
                 self._routed[node, role, reason] = Tally()
         self.registry.register(_RoutedCollector(self._routed))
         self._failed = self._counter("errors", "What went wrong, by node and kind.", "node", "kind")
+        self._refused = self._counter(
+            "refusals", "Callers that got an error of pgroute, by its class.", "purpose", "error"
+        )
         self._retried = self._counter(
             "retries", "Attempts that failed and were made again.", "node", "action"
         )
@@ -118,6 +122,9 @@ class RouterMetrics(Silent):
             self.breaker_turned(node, "closed")
             for doubt in Doubt:
                 self._in_doubt.labels(node, doubt)
+        for purpose in Purpose:
+            for error in (NoPrimary, NoReadableNode, NodeUnavailable):
+                self._refused.labels(purpose, error.__name__)
         for reason in (Reason.NO_HEALTHY_REPLICA, Reason.TOKEN_NOT_REACHED, Reason.LAG_EXCEEDED):
             for outcome in ("allowed", "capped"):
                 self._spilled.labels(reason, outcome)
@@ -140,6 +147,9 @@ class RouterMetrics(Silent):
 
     def failed(self, node: str, fault: Fault) -> None:
         self._failed.labels(node, fault).inc()
+
+    def refused(self, purpose: Purpose, error: Exception) -> None:
+        self._refused.labels(purpose, type(error).__name__).inc()
 
     def waited(self, node: str | None, wait: Wait, seconds: float) -> None:
         self._waited.labels(node or "", wait).observe(seconds)

@@ -46,6 +46,13 @@ class Fault(StrEnum):
     OVERDUE = "overdue"
 
 
+class Purpose(StrEnum):
+    """What a caller asked for."""
+
+    READ = "read"
+    WRITE = "write"
+
+
 class Wait(StrEnum):
     """What a caller waited for, off the fast path."""
 
@@ -113,6 +120,10 @@ class Observer(Protocol):
         """Something went wrong on ``node``."""
         ...
 
+    def refused(self, purpose: Purpose, error: Exception) -> None:
+        """A caller got one of pgroute's own errors instead of what it asked for."""
+        ...
+
     def waited(self, node: str | None, wait: Wait, seconds: float) -> None:
         """A caller waited, with or without success; ``node``: None while there was none yet."""
         ...
@@ -171,6 +182,9 @@ class Silent:
         return
 
     def failed(self, node: str, fault: Fault) -> None:
+        return
+
+    def refused(self, purpose: Purpose, error: Exception) -> None:
         return
 
     def waited(self, node: str | None, wait: Wait, seconds: float) -> None:
@@ -243,6 +257,10 @@ class _Together(Silent):
     def failed(self, node: str, fault: Fault) -> None:
         for one in self._all:
             one.failed(node, fault)
+
+    def refused(self, purpose: Purpose, error: Exception) -> None:
+        for one in self._all:
+            one.refused(purpose, error)
 
     def waited(self, node: str | None, wait: Wait, seconds: float) -> None:
         for one in self._all:

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 from prometheus_client import generate_latest
 
+from pgroute.errors import NoReadableNode
 from pgroute.metrics import RouterMetrics, Tally
-from pgroute.observer import Doubt, Fault, Hedge, Query, Reason, Wait
+from pgroute.observer import Doubt, Fault, Hedge, Purpose, Query, Reason, Wait
 from pgroute.topology import Answer, Role, Silence, decide
 
 NODES = ("pg1", "pg2", "pg3")
@@ -58,11 +59,13 @@ def test_what_has_not_happened_yet_is_zero_and_not_absent(metrics: RouterMetrics
     assert value(metrics, "pgroute_spills_total", reason="lag_exceeded", outcome="capped") == 0
     assert value(metrics, "pgroute_commits_in_doubt_total", node="pg1", outcome="unknown") == 0
     assert value(metrics, "pgroute_misroutes_total", node="pg2") == 0
+    assert value(metrics, "pgroute_refusals_total", purpose="read", error="NoReadableNode") == 0
     assert value(metrics, "pgroute_primary_changes_total") == 0
 
 
 def test_every_event_has_its_metric(metrics: RouterMetrics) -> None:
     metrics.failed("pg3", Fault.OVERDUE)
+    metrics.refused(Purpose.READ, NoReadableNode("pg1 is gone"))
     metrics.retried("pg2", "next_node", "57P01")
     metrics.hedged("pg2", Hedge.SECOND_WON)
     metrics.spilled(Reason.LAG_EXCEEDED, True)
@@ -72,6 +75,7 @@ def test_every_event_has_its_metric(metrics: RouterMetrics) -> None:
     metrics.primary_changed("pg1", "pg2")
     counted = {
         "errors": {"node": "pg3", "kind": "overdue"},
+        "refusals": {"purpose": "read", "error": "NoReadableNode"},
         "retries": {"node": "pg2", "action": "next_node"},
         "hedges": {"node": "pg2", "outcome": "second_won"},
         "misroutes": {"node": "pg2"},

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pgroute.config import Settings
+from pgroute.errors import NoReadableNode
 from pgroute.instruments import instruments
 from pgroute.logs import Log
 from pgroute.observer import (
@@ -17,6 +18,7 @@ from pgroute.observer import (
     Fault,
     Hedge,
     Observer,
+    Purpose,
     Query,
     Reason,
     Silent,
@@ -29,6 +31,7 @@ QUERY = Query("pg2", Role.REPLICA, Reason.READ, "select ?", 1, 0.5)
 CALLS: dict[str, tuple[Any, ...]] = {
     "routed": ("pg2", Role.REPLICA, Reason.READ),
     "failed": ("pg2", Fault.OVERDUE),
+    "refused": (Purpose.READ, NoReadableNode("gone")),
     "waited": ("pg2", Wait.TOKEN, 0.1),
     "retried": ("pg2", "next_node", "57P01"),
     "hedged": ("pg2", Hedge.SECOND_WON),
