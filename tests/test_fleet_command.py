@@ -155,6 +155,36 @@ def test_down_does_not_remove_data_unasked(fleet: Run, checkout: Path, programs:
     assert (checkout / "ran").exists()
 
 
+def ready_to_test(checkout: Path, programs: Path) -> None:
+    """Every program that ./fleet test calls is there, and finds nothing wrong."""
+    ready(checkout, programs)
+    for name in ("docker", "git", "gpg"):
+        write(programs, name, "exit 0")
+    for name in ("ansible-lint", "yamllint", "shellcheck", "ruff", "mypy", "molecule"):
+        write(checkout / ".venv/bin", name, "exit 0")
+    write(checkout / ".venv/bin", "pytest", "echo 7 passed in 0.10s")
+    (checkout / "app").mkdir()
+    (checkout / "molecule/shared/image").mkdir(parents=True)
+    write(checkout / "molecule/shared/image", "build", "exit 0")
+
+
+def test_the_checks_end_with_their_sum(fleet: Run, checkout: Path, programs: Path) -> None:
+    ready_to_test(checkout, programs)
+    done = fleet("test")
+    assert (done.returncode, done.stderr) == (0, "")
+    # Five linters, four suites of seven tests, two scenarios that name no tests.
+    assert done.stdout.splitlines()[-1] == f"{5 + 4 * 7 + 2} passed, 0 failed"
+
+
+def test_a_failed_check_fails_the_whole_and_is_in_the_sum(fleet: Run, checkout: Path, programs: Path) -> None:
+    ready_to_test(checkout, programs)
+    write(checkout / ".venv/bin", "molecule", "exit 3")
+    failed = fleet("test")
+    assert failed.returncode != 0
+    assert "molecule default failed" in failed.stderr
+    assert failed.stdout.splitlines()[-1].endswith(" passed, 1 failed")
+
+
 def test_a_second_run_waits_for_the_first(fleet: Run, checkout: Path, programs: Path) -> None:
     ready(checkout, programs)
     (checkout / ".cache").mkdir()
