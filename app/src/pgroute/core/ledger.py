@@ -1,0 +1,299 @@
+"""What this process can prove about the servers' positions in the log. Pure; one writer thread.
+
+The sampler feeds it with what servers answered and when each question was sent. The answers:
+
+* A write that ended at t is in the log before the position of any sample of its primary that
+  started at t or later. So the first such sample is a safe upper bound for the write.
+* A replica that has replayed up to a primary sample holds everything committed before that sample
+  started. So the start of the newest such sample bounds how old its data are.
+* A timeline's log is part of its child's only up to the switch point. Of that a lower bound is
+  known: how far the new primary had replayed when it was last seen as a standby. A token beyond it
+  may be lost, and is TokenUnproven.
+* What is not known is None, never zero.
+
+Positions of the primary go through :func:`pgroute.core.lsn.reachable` first. A standby's timeline
+may be a lower bound, and must not be read before its position: then a standby on the primary's
+timeline is surely on it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pgroute.core.lsn import Mark, Token, format_lsn
+from pgroute.errors import ForeignToken, TokenUnproven
+
+_HISTORY = 4096
+
+
+class Standing(StrEnum):
+    """What a token's position is to the primary that is known now."""
+
+    PROVEN = "proven"  # part of the primary's log
+    AHEAD = "ahead"  # of a timeline newer than any primary seen here: look again
+    UNPROVEN = "unproven"  # perhaps lost in a failover
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaView:
+    """A standby's newest sample.
+
+    ``fresh_at``: when the newest primary sample started of which it has replayed everything; None
+    when none is known.
+    """
+
+    started_at: float
+    timeline: int
+    position: int
+    fresh_at: float | None
+
+
+class Ledger:
+    """Positions over time. :meth:`primary_seen` and the like are for one thread only, the sampler;
+    everything else may be called from any thread and sees a state that held at some moment.
+    """
+
+    def __init__(self, *, history: int = _HISTORY, trusted_seconds: float = 1.0) -> None:
+        """``history`` bounds the memory; ``trusted_seconds`` is for how long the primary's newest
+        sample may stand for its present position when lag is told in bytes."""
+        if history < 4:
+            raise ValueError(f"history must be at least 4, not {history}")
+        self._capacity = history
+        self._trusted_seconds = trusted_seconds
+        self._system_identifier: int | None = None
+        self._primary: str | None = None
+        self._history = _History(0)
+        self._earlier: dict[int, _History] = {}
+        self._views: dict[str, ReplicaView] = {}
+        self._epochs: dict[str, int] = {}
+        self._switches: dict[int, tuple[int, int]] = {}  # child: (parent, lower bound)
+
+    # What the sampler has seen
+
+    def primary_seen(
+        self, node: str, *, started_at: float, timeline: int, position: int, system_identifier: int
+    ) -> None:
+        """``node``, which topology holds for the primary, answered a question sent at
+        ``started_at`` (seconds). One of an older timeline than known is passed over."""
+        history = self._history
+        if timeline < history.timeline:
+            return
+        if timeline > history.timeline or system_identifier != self._system_identifier:
+            self._begin(node, timeline, system_identifier)
+            history = self._history
+        self._primary = node
+        if history.add(started_at, position):
+            history.thin(self._capacity)
+        for name, view in self._views.items():
+            if view.timeline == timeline and position <= view.position:
+                self._views[name] = ReplicaView(
+                    view.started_at, timeline, view.position, max(started_at, view.fresh_at or 0.0)
+                )
+
+    def replica_seen(
+        self, node: str, *, started_at: float, timeline: int, position: int | None
+    ) -> None:
+        """A standby answered; ``position`` is how far it has replayed, None when it cannot say."""
+        if position is None:
+            self.silent(node)
+            return
+        history = self._history
+        fresh_at = history.newest_within(position) if timeline == history.timeline else None
+        views = {**self._views, node: ReplicaView(started_at, timeline, position, fresh_at)}
+        if node == self._primary:
+            self._primary = None
+        self._views = views
+
+    def silent(self, node: str) -> None:
+        """The server did not answer, or its connection was lost: it may come back with less."""
+        self._epochs[node] = self._epochs.get(node, 0) + 1
+        self._views = {name: view for name, view in self._views.items() if name != node}
+
+    # What follows from it
+
+    @property
+    def timeline(self) -> int:
+        """The newest primary's timeline, 0 before the first sample of one."""
+        return self._history.timeline
+
+    def view(self, node: str) -> ReplicaView | None:
+        """The newest sample of a standby, None while it is silent."""
+        return self._views.get(node)
+
+    def epoch(self, node: str) -> int:
+        """How often the server has been silent: what was read before is no bound after."""
+        return self._epochs.get(node, 0)
+
+    def settle(self, mark: Mark) -> Token | None:
+        """The token of a mark; None while the sample it needs has not come in.
+
+        TokenUnproven when it never will, because a newer timeline has begun in between.
+        """
+        identifier = self._system_identifier
+        history = self._history
+        if identifier is None:
+            return None
+        view = self._views.get(mark.node)
+        if (
+            view is not None
+            and view.started_at >= mark.ended_at
+            and view.timeline == mark.timeline
+            and self.epoch(mark.node) == mark.epoch
+        ):
+            return Token(identifier, mark.timeline, view.position)
+        if mark.timeline == history.timeline:
+            position = history.first_since(mark.ended_at)
+            return None if position is None else Token(identifier, mark.timeline, position)
+        if mark.timeline > history.timeline:
+            return None
+        earlier = self._earlier.get(mark.timeline)
+        position = None if earlier is None else earlier.first_since(mark.ended_at)
+        if position is None:
+            raise TokenUnproven(
+                f"{mark.node} was left for timeline {history.timeline} before it told how far "
+                f"timeline {mark.timeline} had got: what was written there last may be lost"
+            )
+        return Token(identifier, mark.timeline, position)
+
+    def standing(self, token: Token) -> Standing:
+        """Whether the primary surely has what the token stands for. ForeignToken when another
+        cluster made it. Before the first primary sample every token is AHEAD."""
+        identifier = self._system_identifier
+        if identifier is not None and token.system_identifier != identifier:
+            raise ForeignToken(
+                f"the token is of cluster {token.system_identifier}, this one is {identifier}"
+            )
+        timeline = self._history.timeline
+        if token.timeline > timeline:
+            return Standing.AHEAD
+        if token.timeline == timeline or token.position <= self._shared(token.timeline, timeline):
+            return Standing.PROVEN
+        return Standing.UNPROVEN
+
+    def prove(self, token: Token) -> None:
+        """Return when the token is PROVEN or AHEAD; TokenUnproven and ForeignToken otherwise."""
+        if self.standing(token) is Standing.UNPROVEN:
+            raise TokenUnproven(
+                f"the token {token} is of timeline {token.timeline}; the primary is on timeline "
+                f"{self.timeline}, which has it up to "
+                f"{format_lsn(self._shared(token.timeline, self.timeline))} for certain: "
+                "the write may have been lost in the failover"
+            )
+
+    def holds(self, node: str, token: Token) -> bool:
+        """Whether the standby surely has everything the token stands for."""
+        view = self._views.get(node)
+        return (
+            view is not None
+            and view.position >= token.position
+            and view.timeline == self._history.timeline
+            and self.standing(token) is Standing.PROVEN
+        )
+
+    def staleness(self, node: str, now: float) -> float | None:
+        """How many seconds old the standby's data are at most; None when it cannot be told."""
+        view = self._views.get(node)
+        if view is None or view.fresh_at is None or view.timeline != self._history.timeline:
+            return None
+        return max(0.0, now - view.fresh_at)
+
+    def lag_bytes(self, node: str, now: float) -> int | None:
+        """How much log the standby has yet to replay; None when it cannot be told, as when the
+        primary's newest sample is older than ``trusted_seconds``."""
+        view, history = self._views.get(node), self._history
+        newest = history.newest
+        if view is None or newest is None or view.timeline != history.timeline:
+            return None
+        started_at, position = newest
+        if now - started_at > self._trusted_seconds:
+            return None
+        return max(0, position - view.position)
+
+    def merge(self, first: Token | None, second: Token) -> Token:
+        """One token for both, for a session that must not go back behind either.
+
+        TokenUnproven when the older timeline's is not surely part of the newer one.
+        """
+        if first is None or first == second:
+            return second
+        older, newer = sorted((first, second), key=lambda token: token.timeline)
+        if older.timeline < newer.timeline:
+            shared = self._shared(older.timeline, newer.timeline)
+            if older.position > shared:
+                raise TokenUnproven(
+                    f"the token {older} is not surely part of timeline {newer.timeline}, which "
+                    f"shares {format_lsn(shared)} with it: the write may have been lost"
+                )
+        position = max(older.position, newer.position)
+        return Token(newer.system_identifier, newer.timeline, position)
+
+    def _begin(self, node: str, timeline: int, system_identifier: int) -> None:
+        before, last = self._history, self._views.get(node)
+        if system_identifier != self._system_identifier:
+            self._earlier, self._switches, self._views = {}, {}, {}
+        else:
+            # A standby's timeline is a lower bound: only the direct parent leaves no other one.
+            if last is not None and last.timeline == timeline - 1:
+                self._switches[timeline] = (last.timeline, last.position)
+            self._earlier = {before.timeline: before}
+            self._views = {name: view for name, view in self._views.items() if name != node}
+        self._system_identifier = system_identifier
+        self._history = _History(timeline)
+
+    def _shared(self, older: int, newer: int) -> int:
+        """Up to where the older timeline's log is surely part of the newer one's; 0: unknown."""
+        shared: int | None = None
+        while newer > older:
+            parent = self._switches.get(newer)
+            if parent is None:
+                return 0
+            newer, bound = parent
+            shared = bound if shared is None else min(shared, bound)
+        return shared or 0
+
+
+class _History:
+    """A primary's positions on one timeline: runs of equal positions with their last start."""
+
+    def __init__(self, timeline: int) -> None:
+        self.timeline = timeline
+        self._runs: tuple[list[float], list[int]] = ([], [])  # last starts, positions: both rise
+
+    @property
+    def newest(self) -> tuple[float, int] | None:
+        starts, positions = self._runs
+        count = len(positions)  # another thread may be in the middle of add()
+        return (starts[count - 1], positions[count - 1]) if count else None
+
+    def add(self, started_at: float, position: int) -> bool:
+        """Append a sample; True when the history has grown by it."""
+        starts, positions = self._runs
+        if positions and (position < positions[-1] or started_at < starts[-1]):
+            return False  # an answer that was overtaken: the newer one says more
+        if positions and position == positions[-1]:
+            starts[-1] = started_at
+            return False
+        starts.append(started_at)
+        positions.append(position)
+        return True
+
+    def thin(self, capacity: int) -> None:
+        """Forget every second run of the older half: bounds get wider, never wrong."""
+        starts, positions = self._runs
+        if len(positions) > capacity:
+            half = capacity // 2
+            self._runs = (starts[:half:2] + starts[half:], positions[:half:2] + positions[half:])
+
+    def first_since(self, moment: float) -> int | None:
+        """The position of the first sample that started at ``moment`` or later."""
+        starts, positions = self._runs
+        at = bisect_left(starts, moment)
+        return positions[at] if at < len(positions) else None
+
+    def newest_within(self, position: int) -> float | None:
+        """When the newest sample started that is at or before ``position``."""
+        starts, positions = self._runs
+        at = bisect_right(positions, position)
+        return starts[at - 1] if at else None
