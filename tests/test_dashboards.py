@@ -121,13 +121,13 @@ def test_link_leads_to_a_board_and_a_variable_that_exist(name: str) -> None:
         assert variable in variables(uids[uid])
 
 
-@pytest.mark.parametrize(("start", "end"), [("fleet", "node"), ("node", "host")])
+@pytest.mark.parametrize(("start", "end"), [("fleet", "node"), ("node", "host"), ("routing", "node")])
 def test_boards_can_be_drilled_down(start: str, end: str) -> None:
     assert f'"/d/{boards.read(end)["uid"]}?var-node=' in json.dumps(boards.read(start))
 
 
 def test_every_query_parses() -> None:
-    filled = sorted({query.filled(cluster="pgfleet", node="pg1", table=".*") for query in boards.queries()})
+    filled = sorted({query.filled(cluster="pgfleet", node="pg1", table=".*", client=".*") for query in boards.queries()})
     rules = {"groups": [{"name": "boards", "rules": [
         {"record": f"query_{number}", "expr": expression} for number, expression in enumerate(filled)]}]}
     code, output = promtool("check", "rules", "rules.yml", files={"rules.yml": json.dumps(rules)})

@@ -18,6 +18,8 @@ EMPTY_WHEN_WELL = {
     ("host", "Hours until full"): "no file system is filling",
     ("partitions", "Skew"): "a table without rows has no skew",
     ("partitions", "Skew over time"): "a table without rows has no skew",
+    ("routing", "Second attempts"): "nothing was tried twice",
+    ("routing", "Waits"): "nobody waited",
 }
 PRIMARY_ONLY = {("node", "WAL written"), ("node", "What replicas have yet to do"), ("node", "WAL that slots retain")}
 REPLICA_ONLY = {("node", "Lag in bytes"), ("node", "Lag in seconds"), ("node", "WAL receiver")}
@@ -48,7 +50,7 @@ def questions(fleet: Fleet) -> list[tuple[boards.Query, str]]:
 
 
 def expression(fleet: Fleet, query: boards.Query, node: str) -> str:
-    return query.filled(cluster=fleet.variables(fleet.group("monitoring")[0])["cluster_name"], node=node, table=".*")
+    return query.filled(cluster=fleet.variables(fleet.group("monitoring")[0])["cluster_name"], node=node, table=".*", client=".*")
 
 
 def may_be_empty(primary: str, query: boards.Query, node: str) -> bool:

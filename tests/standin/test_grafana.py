@@ -126,7 +126,7 @@ def test_secret_key_is_made_on_the_machine_and_kept(life: Life) -> None:
 
 
 def test_dashboards_and_data_source_are_provisioned(life: Life) -> None:
-    assert life.machine.shell("ls /etc/grafana/dashboards").split() == ["fleet.json", "host.json", "node.json", "partitions.json"]
+    assert life.machine.shell("ls /etc/grafana/dashboards").split() == ["fleet.json", "host.json", "node.json", "partitions.json", "routing.json"]
     assert "url: http://127.0.0.1:9090" in life.machine.shell("cat /etc/grafana/provisioning/datasources/pgfleet.yml")
 
 

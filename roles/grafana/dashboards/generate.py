@@ -9,10 +9,11 @@ import fleet
 import host
 import node
 import partitions
+import routing
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from library import finish
 
-BOARDS = {"fleet": fleet, "host": host, "node": node, "partitions": partitions}
+BOARDS = {"fleet": fleet, "host": host, "node": node, "partitions": partitions, "routing": routing}
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ NODE_LINK = dashboard.DashboardLink("PostgreSQL on ${__field.labels.instance}").
     "/d/pgfleet-node?var-node=${__field.labels.instance}&${__url_time_range}")
 
 # What a label is called where people read it.
-HEADINGS = {"alertname": "Alert", "instance": "Node", "severity": "Severity"}
+HEADINGS = {"alertname": "Alert", "instance": "Node", "node": "Node", "severity": "Severity"}
 
 # (from this value on, this colour); None is below every other.
 Steps = list[tuple[float | None, str]]
@@ -135,7 +135,7 @@ def choice(name: str, label: str, values: str, *, several: bool = False) -> dash
 
 
 def board(name: str, title: str, description: str, *variables: dashboard.QueryVariable) -> dashboard.Dashboard:
-    """An empty board with the links between all four at its top."""
+    """An empty board with the links between all of them at its top."""
     built = (
         dashboard.Dashboard(title).uid(f"pgfleet-{name}").description(description).tags(["pgfleet"])
         .refresh("10s").time("now-1h", "now").timezone("browser").tooltip(model.DashboardCursorSync.CROSSHAIR).readonly()
