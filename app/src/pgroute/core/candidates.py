@@ -14,6 +14,9 @@ from pgroute.core.contracts import Contract, Otherwise
 from pgroute.core.ledger import Ledger, Standing
 from pgroute.core.lsn import Mark, Token
 from pgroute.core.topology import Topology
+from pgroute.core.trail import Trail
+
+Breakers = Mapping[str, Breaker]
 
 
 class Then(StrEnum):
@@ -21,19 +24,24 @@ class Then(StrEnum):
 
     PRIMARY = "primary"  # the contract itself asks for it: no cap
     SPILL = "spill"  # read on the primary, within the cap on spilled reads
-    WAIT = "wait"  # wait for the token on one of ``waitable``, then spill
+    WAIT = "wait"  # wait for the token on a ``waitable`` node, then read on the primary
+    LOOK_AGAIN = "look_again"  # ask the servers anew and select again, within the deadline
     REFUSE = "refuse"  # ContractNotMet, or NoReadableNode without a primary
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """``candidates`` meet the contract now, in the topology's order. ``waitable`` may reach the
-    token soon. ``why``: in one line, why no (further) replica meets it."""
+    """``candidates`` meet the contract now, in the topology's order. ``primary`` is the only node
+    that PRIMARY, SPILL and WAIT may end on: of another one nothing is proven. ``waitable`` may
+    reach ``token`` soon; without a token its mark has to settle first. ``why``: in one line, why
+    no (further) replica meets the contract."""
 
     candidates: tuple[str, ...]
     then: Then
     why: str
+    primary: str | None = None
     waitable: tuple[str, ...] = ()
+    token: Token | None = None
 
 
 def select(
@@ -42,70 +50,98 @@ def select(
     ledger: Ledger,
     *,
     now: float,
-    breakers: Mapping[str, Breaker] | None = None,
+    breakers: Breakers | None = None,
     draw: float = 0.0,
+    trail: Trail | None = None,
 ) -> Selection:
-    """The servers for one read.
+    """The servers for one read, in a session when it leaves a ``trail``.
 
     ``draw``: a random number of [0, 1); a node that warms up is passed over when its weight is not
     above it, unless no other is left. Raises TokenUnproven and ForeignToken for such a token.
     """
+    token, pending = _demands(contract, trail, ledger)
+    if token is not None or pending:
+        doubt = _doubt(token, pending, topology, ledger)
+        if doubt is not None:
+            return Selection((), Then.LOOK_AGAIN, doubt, token=token)
     if contract.strong:
-        return _on_primary(topology, "the contract is 'strong'")
-    open_replicas = _admitted(topology.replicas, breakers)
-    open_laggards = _admitted(topology.laggards, breakers)
-    if contract.is_eventual:
-        return _eventual(topology, open_replicas, open_laggards, breakers, now, draw)
+        then = Then.REFUSE if topology.primary is None else Then.PRIMARY
+        why = topology.problem or "the contract is 'strong'"
+        return Selection((), then, why, topology.primary, token=token)
+    sound = _admitted(topology.replicas, breakers) + _admitted(topology.laggards, breakers)
+    if contract.is_eventual and token is None and not pending:
+        return _eventual(topology, sound, breakers, now, draw)
 
-    token, why = _token(contract.after, ledger)
-    sound = open_replicas + open_laggards
-    meet = [name for name in sound if why is None and _meets(name, contract, token, ledger, now)]
-    found = _warm(tuple(meet), breakers, now, draw)
-    if why is None:
-        why = f"no replica is known to meet {contract}"
-    if found and topology.primary is not None:
-        return Selection(found, _fallback(contract, token), why, _waitable(token, sound))
-    if found:
-        return Selection(found, Then.REFUSE, f"{why}; {topology.problem}")
-    stays = isinstance(contract.after, Mark) and token is None
-    if stays and topology.primary is None:
-        return Selection((), Then.REFUSE, f"{why}; {topology.problem}")
-    return Selection((), _fallback(contract, token), why, _waitable(token, sound))
+    meet = tuple(
+        name
+        for name in sound
+        if _meets(name, contract, token, ledger, now) and _stays(name, pending, ledger)
+    )
+    why = "the mark's position is not known yet" if pending else f"no replica meets {contract}"
+    if topology.primary is None:
+        then, why = Then.REFUSE, f"{why}; {topology.problem}"
+    elif contract.otherwise is Otherwise.RAISE:
+        then = Then.REFUSE
+    elif contract.otherwise is Otherwise.WAIT and (token is not None or pending):
+        then = Then.WAIT
+    else:
+        then = Then.SPILL
+    return Selection(_warm(meet, breakers, now, draw), then, why, topology.primary, sound, token)
 
 
-def _on_primary(topology: Topology, why: str) -> Selection:
-    then = Then.REFUSE if topology.primary is None else Then.PRIMARY
-    return Selection((), then, topology.problem or why)
+def _demands(
+    contract: Contract, trail: Trail | None, ledger: Ledger
+) -> tuple[Token | None, tuple[Mark, ...]]:
+    """One token for all that must be held, and the marks that have not settled."""
+    token: Token | None = None
+    pending: tuple[Mark, ...] = ()
+    if trail is not None:
+        trail.settle(ledger)
+        token, pending = trail.floor, trail.pending
+    after = contract.after
+    settled = ledger.settle(after) if isinstance(after, Mark) else after
+    if settled is not None:
+        ledger.prove(settled)  # names a foreign one before anything is computed from it
+        token = settled if token is None else ledger.merge(token, settled)
+    elif isinstance(after, Mark):
+        pending = (*pending, after)
+    if token is not None:
+        ledger.prove(token)
+    return token, pending
+
+
+def _doubt(
+    token: Token | None, pending: tuple[Mark, ...], topology: Topology, ledger: Ledger
+) -> str | None:
+    """Why not even the primary can be trusted with the token, in one line."""
+    newest = ledger.timeline
+    if token is not None and ledger.standing(token) is Standing.AHEAD:
+        return f"the token is of timeline {token.timeline}, the newest primary seen is on {newest}"
+    if any(mark.timeline > newest for mark in pending):
+        return f"no sample of the primary on timeline {pending[-1].timeline} has come in yet"
+    if topology.primary is not None and topology.fence.timeline != newest:
+        return f"{topology.primary} has not been sampled on timeline {topology.fence.timeline} yet"
+    return None
 
 
 def _eventual(
     topology: Topology,
-    replicas: tuple[str, ...],
-    laggards: tuple[str, ...],
-    breakers: Mapping[str, Breaker] | None,
+    sound: tuple[str, ...],
+    breakers: Breakers | None,
     now: float,
     draw: float,
 ) -> Selection:
-    if replicas:
-        return Selection(_warm(replicas, breakers, now, draw), Then.SPILL, "no other replica")
-    if laggards:  # lag alone never sends everybody to the primary
-        return Selection(laggards[:1], Then.SPILL, "every replica lags")
-    if topology.primary is not None:
-        return Selection((), Then.SPILL, "no healthy replica")
+    healthy = tuple(name for name in sound if name in topology.replicas)
+    primary = topology.primary
+    if healthy:
+        found = _warm(healthy, breakers, now, draw)
+        then = Then.REFUSE if primary is None else Then.SPILL
+        return Selection(found, then, topology.problem or "no other replica", primary)
+    if sound:  # lag alone never sends everybody to the primary: the nearest one
+        return Selection(sound[:1], Then.SPILL, "every replica lags", primary)
+    if primary is not None:
+        return Selection((), Then.SPILL, "no healthy replica", primary)
     return Selection(_admitted(topology.adrift, breakers), Then.REFUSE, str(topology.problem))
-
-
-def _token(after: Token | Mark | None, ledger: Ledger) -> tuple[Token | None, str | None]:
-    """The settled token, and why no replica can be judged by it, if so."""
-    if after is None:
-        return None, None
-    token = after if isinstance(after, Token) else ledger.settle(after)
-    if token is None:
-        return None, "the position of the mark is not known yet"
-    ledger.prove(token)
-    if ledger.standing(token) is Standing.AHEAD:
-        return token, f"the token is of timeline {token.timeline}, which no primary is known on"
-    return token, None
 
 
 def _meets(name: str, contract: Contract, token: Token | None, ledger: Ledger, now: float) -> bool:
@@ -122,19 +158,20 @@ def _meets(name: str, contract: Contract, token: Token | None, ledger: Ledger, n
     return True
 
 
-def _fallback(contract: Contract, token: Token | None) -> Then:
-    if contract.otherwise is Otherwise.RAISE:
-        return Then.REFUSE
-    if contract.otherwise is Otherwise.WAIT and token is not None:
-        return Then.WAIT
-    return Then.SPILL
+def _stays(name: str, pending: tuple[Mark, ...], ledger: Ledger) -> bool:
+    """Whether a node has all that was seen because it was all seen there, and it has not been
+    away since."""
+    view = ledger.view(name)
+    return all(
+        mark.node == name
+        and mark.epoch == ledger.epoch(name)
+        and view is not None
+        and view.timeline == mark.timeline == ledger.timeline
+        for mark in pending
+    )
 
 
-def _waitable(token: Token | None, sound: tuple[str, ...]) -> tuple[str, ...]:
-    return () if token is None else sound
-
-
-def _admitted(names: tuple[str, ...], breakers: Mapping[str, Breaker] | None) -> tuple[str, ...]:
+def _admitted(names: tuple[str, ...], breakers: Breakers | None) -> tuple[str, ...]:
     if breakers is None:
         return names
     return tuple(
@@ -145,7 +182,7 @@ def _admitted(names: tuple[str, ...], breakers: Mapping[str, Breaker] | None) ->
 
 
 def _warm(
-    names: tuple[str, ...], breakers: Mapping[str, Breaker] | None, now: float, draw: float
+    names: tuple[str, ...], breakers: Breakers | None, now: float, draw: float
 ) -> tuple[str, ...]:
     if breakers is None or len(names) < 2:
         return names

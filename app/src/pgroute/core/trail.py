@@ -1,0 +1,37 @@
+"""What a session has written and seen: it never goes back behind that. Pure.
+
+Kept as marks until their samples have come in, then as one token.
+"""
+
+from __future__ import annotations
+
+from pgroute.core.ledger import Ledger
+from pgroute.core.lsn import Mark, Token
+
+
+class Trail:
+    """One session's trail. Not thread-safe: a session belongs to one thread or task."""
+
+    __slots__ = ("_pending", "floor")
+
+    def __init__(self, floor: Token | None = None) -> None:
+        self.floor = floor  # everything up to here was seen
+        self._pending: dict[tuple[str, int, int], Mark] = {}
+
+    @property
+    def pending(self) -> tuple[Mark, ...]:
+        """The marks whose positions are not known yet: one per node at most, but for restarts."""
+        return tuple(self._pending.values())
+
+    def note(self, mark: Mark) -> None:
+        """A write or read has ended; a later one on the same node takes the earlier one's place."""
+        self._pending[mark.node, mark.timeline, mark.epoch] = mark
+
+    def settle(self, ledger: Ledger) -> None:
+        """Turn marks into the floor. TokenUnproven when something seen may be lost by now: then
+        nothing is forgotten, and the session can only be begun anew."""
+        for key, mark in list(self._pending.items()):
+            token = ledger.settle(mark)
+            if token is not None:
+                self.floor = ledger.merge(self.floor, token)
+                del self._pending[key]
