@@ -203,3 +203,5 @@ def running(
         yield found
     finally:
         subprocess.run(["docker", "kill", container], check=True, capture_output=True)
+        # The next servers need its name and ports; an error means that it is gone already.
+        subprocess.run(["docker", "wait", container], check=False, capture_output=True)
