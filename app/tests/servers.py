@@ -97,7 +97,10 @@ class Servers:
         )
 
     def control(self, node: str, arguments: str) -> None:
-        self.run(f"su postgres -c '{BIN}/pg_ctl -D /srv/pg/{node} -w -t 30 -s {arguments}'")
+        self.run(
+            f"su postgres -c '{BIN}/pg_ctl -D /srv/pg/{node} -w -t 30 -s {arguments}' "
+            f"|| {{ tail -n 5 /srv/pg/{node}.log; exit 1; }}"
+        )
 
     def start(self, node: str) -> None:
         self.control(node, f'-l /srv/pg/{node}.log -o "-p {port(node)}" start')
