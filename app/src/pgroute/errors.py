@@ -13,6 +13,12 @@
     │   └── ContractNotMet      no replica meets the contract, and the primary was not wanted
     │       └── TokenNotReached the server asked for has not replayed the token in time
     ├── CommitUnknown           the connection was lost at COMMIT: it may have happened or not
+    ├── PartitionError          the partitions of a table cannot be used as asked
+    │   ├── NotPartitioned      the table has no partitions
+    │   ├── UncomputableKey     only the server knows the leaf of this table's keys
+    │   ├── PartitionMismatch   the server puts a key elsewhere: nothing is computed any more
+    │   └── NoLeaf              no partition takes the key
+    ├── LoadFailed              a bulk load stopped; it says what is in the table and what is not
     └── TokenError
         ├── MalformedToken      the text is not a token
         ├── ForeignToken        the token was made by another cluster
@@ -109,3 +115,33 @@ class ForeignToken(TokenError):
 
 class TokenUnproven(TokenError):
     """The token is of an older timeline, and its write may have been lost in the failover."""
+
+
+class PartitionError(PgrouteError):
+    """The partitions of a table cannot be used as asked."""
+
+
+class NotPartitioned(PartitionError):
+    """The table has no partitions."""
+
+
+class UncomputableKey(PartitionError):
+    """The leaf of this table's keys is known to the server only.
+
+    ``table`` is the partitioned table, ``key`` its key column in words, ``sql_type`` the type.
+    """
+
+    def __init__(self, table: str, key: str, sql_type: str, reason: str) -> None:
+        super().__init__(f"the leaf of {table} is not computed: {key} of type {sql_type}: {reason}")
+        self.table = table
+        self.key = key
+        self.sql_type = sql_type
+        self.reason = reason
+
+
+class PartitionMismatch(PartitionError):
+    """The server puts a key elsewhere than was computed: nothing is computed any more."""
+
+
+class NoLeaf(PartitionError, LookupError):
+    """No partition takes the key."""
