@@ -17,7 +17,7 @@ from tests.servers import FIRST_PORT, NAMES, Servers, eventually, port
 
 pytestmark = pytest.mark.integration
 
-SERVICE_PORT = FIRST_PORT + 100
+SERVICE_PORT = FIRST_PORT + 92
 SOURCE = Path(__file__).parents[2] / "src"
 
 

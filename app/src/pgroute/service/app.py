@@ -1,0 +1,68 @@
+"""The application, put together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+
+from pgroute import Router
+from pgroute.metrics import RouterMetrics
+from pgroute.service import api, live, operations, page, problems
+from pgroute.service.guards import BodyLimit, SafeHeaders
+from pgroute.service.heartbeat import Heartbeat
+from pgroute.service.store import Store
+
+# Of the paths and shapes, not of the package.
+API_VERSION = "1"
+
+
+def make_app(
+    router: Router,
+    metrics: RouterMetrics,
+    *,
+    heartbeat_seconds: float = 0,
+    live_seconds: float = 1.0,
+) -> FastAPI:
+    """The application over an open router, which it closes when it stops.
+
+    ``app.state.live`` is the stream of the page: :meth:`live.Live.end` ends it, so that a
+    shutdown need not wait for people who watch.
+    """
+    store = Store(router)
+    watching = live.Live(router, metrics.registry, store, seconds=live_seconds)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        heartbeat = Heartbeat(router, heartbeat_seconds)
+        heartbeat.start()
+        try:
+            yield
+        finally:
+            await watching.close()
+            await run_in_threadpool(heartbeat.stop)
+            await run_in_threadpool(router.close)
+
+    metrics.watch(router)
+    app = FastAPI(
+        title="pgroute",
+        version=API_VERSION,
+        summary="Users and sales on a PostgreSQL primary and its replicas.",
+        description=api.DESCRIPTION,
+        lifespan=lifespan,
+        # Their pages load scripts from elsewhere; /openapi.json is there.
+        docs_url=None,
+        redoc_url=None,
+        responses=problems.DOCUMENTED,
+    )
+    app.state.live = watching
+    problems.install(app)
+    app.include_router(api.routes(store))
+    app.include_router(operations.routes(router, metrics.registry))
+    app.include_router(live.routes(watching))
+    app.include_router(page.routes())
+    app.add_middleware(BodyLimit)
+    app.add_middleware(SafeHeaders)
+    return app

@@ -1,0 +1,93 @@
+"""The process: refuses to start without its database, finishes what it holds when told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from types import FrameType
+
+import uvicorn
+from prometheus_client import disable_created_metrics
+
+from pgroute import ConfigurationError, NodeUnavailable, Role, Router, Settings
+from pgroute.metrics import RouterMetrics
+from pgroute.service.app import make_app
+from pgroute.service.live import Live
+
+SHUTDOWN_SECONDS = 20
+_ASK_SECONDS = 0.2
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT; requests under way are finished first.
+
+    Raises ConfigurationError when the address cannot be listened on, NodeUnavailable when no
+    server answers within ``checkout_timeout_seconds``. A fleet that answers but has no primary
+    just now is served: ``/readyz`` says 503 until there is one.
+    """
+    disable_created_metrics()  # type: ignore[no-untyped-call]
+    metrics = RouterMetrics(tuple(node.name for node in settings.members))
+    router = Router(settings, observer=metrics)
+    with _listen(settings.listen_address, settings.listen_port) as listening:
+        router.open()
+        try:
+            await_database(router, settings.checkout_timeout_seconds)
+        except BaseException:
+            router.close()
+            raise
+        app = make_app(router, metrics, heartbeat_seconds=settings.heartbeat_seconds)
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        )
+        _Server(config, app.state.live).run(sockets=[listening])
+
+
+class _Server(uvicorn.Server):
+    """Ends the streams of those who watch as soon as the process is told to stop.
+
+    They would never end by themselves, and requests that will are waited for.
+    """
+
+    def __init__(self, config: uvicorn.Config, live: Live) -> None:
+        super().__init__(config)
+        self._live = live
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().serve(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._live.end)
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        return socket.create_server((address, port), family=family, backlog=2048)
+    except OSError as error:
+        what = os.strerror(error.errno) if error.errno else str(error)
+        raise ConfigurationError(f"cannot listen on {address} port {port}: {what}") from None
+
+
+def await_database(router: Router, limit: float) -> None:
+    """Return when a server answers. NodeUnavailable names all of them after ``limit`` seconds."""
+    until = time.monotonic() + limit
+    while all(state.role is Role.UNKNOWN for state in router.topology.nodes):
+        if time.monotonic() >= until:
+            addresses = {node.name: f"{node.host}:{node.port}" for node in router.settings.members}
+            silent = "; ".join(
+                f"{state.node} ({addresses[state.node]}): {state.state}"
+                for state in router.topology.nodes
+            )
+            raise NodeUnavailable(f"no database answers within {limit:g} s: {silent}")
+        time.sleep(_ASK_SECONDS)
+        router.refresh()
