@@ -1,0 +1,284 @@
+"""Partitions on real servers: the computed leaf is the server's, and what cannot be is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from random import Random
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from pgroute.errors import NotPartitioned, PartitionMismatch, UncomputableKey
+from pgroute.partitions import Partitions, routing
+from pgroute.partitions.check import draw
+from tests.servers import Servers, port
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+pytestmark = pytest.mark.integration
+
+_HASH = [
+    "h1 partition of {} for values with (modulus 2, remainder 1)",
+    "h2 partition of {} for values with (modulus 4, remainder 0)",
+    "h3 partition of {} for values with (modulus 8, remainder 2)",
+    "h4 partition of {} for values with (modulus 8, remainder 6)",
+]
+_TABLES = {
+    "hash_uuid": ("k uuid", "hash (k)", _HASH),
+    "hash_int2": ("k int2", "hash (k)", _HASH),
+    "hash_int4": ("k int4", "hash (k)", _HASH),
+    "hash_int8": ("k int8", "hash (k)", _HASH),
+    "hash_text": ("k text", "hash (k)", _HASH),
+    "hash_text_icu": ('k text collate "und-x-icu"', "hash (k)", _HASH),
+    "hash_varchar": ("k varchar(12)", "hash (k)", _HASH),
+    "hash_date": ("k date", "hash (k)", _HASH),
+    "hash_timestamp": ("k timestamp", "hash (k)", _HASH),
+    "hash_timestamptz": ("k timestamptz", "hash (k)", _HASH),
+    "hash_timestamptz_3": ("k timestamptz(3)", "hash (k)", _HASH),
+    "hash_timestamp_0": ("k timestamp(0)", "hash (k)", _HASH),
+    "hash_bytea": ("k bytea", "hash (k)", _HASH),
+    "hash_bool": (
+        "k bool",
+        "hash (k)",
+        [
+            "h1 partition of {} for values with (modulus 7, remainder 0)",
+            "h2 partition of {} for values with (modulus 7, remainder 4)",
+            "h3 partition of {} for values with (modulus 7, remainder 5)",
+        ],
+    ),
+    "hash_four": ('"K 1" uuid, b int4, c text, d timestamptz', 'hash (b, "K 1", d, c)', _HASH),
+    "range_date": (
+        "k date",
+        "range (k)",
+        [
+            "r1 partition of {} for values from (minvalue) to ('1970-01-01')",
+            "r2 partition of {} for values from ('2023-01-01') to ('2024-01-01')",
+            "r3 partition of {} for values from ('2024-01-01') to ('infinity')",
+            "r4 partition of {} default",
+        ],
+    ),
+    "range_text": (
+        'k text collate "C"',
+        "range (k)",
+        [
+            "t1 partition of {} for values from ('A') to ('a''\\')",
+            "t2 partition of {} for values from ('a''\\') to ('ß')",
+            "t3 partition of {} default",
+        ],
+    ),
+    "range_bytea_int2": (
+        "k bytea, n int2",
+        "range (n, k)",
+        [
+            "b1 partition of {} for values from (-7, minvalue) to (5, '\\x00ff')",
+            "b2 partition of {} for values from (5, '\\x00ff') to (5, maxvalue)",
+            "b3 partition of {} default",
+        ],
+    ),
+    "range_moments": (
+        "k timestamptz, u uuid",
+        "range (k, u)",
+        [
+            "m1 partition of {} for values from ('-infinity', minvalue)"
+            " to ('2020-02-29 12:00:00.5+3', '80000000-0000-0000-0000-000000000000')",
+            "m2 partition of {} for values from ('2020-02-29 12:00:00.5+3',"
+            " '80000000-0000-0000-0000-000000000000') to (maxvalue, maxvalue)",
+            "m3 partition of {} default",
+        ],
+    ),
+    "list_text": (
+        "k text",
+        "list (k)",
+        [
+            "l1 partition of {} for values in ('de', 'it''s', '')",
+            "l2 partition of {} for values in ('a, b', null)",
+            "l3 partition of {} default",
+        ],
+    ),
+    "list_bool": ("k bool", "list (k)", ["v1 partition of {} for values in (true)",
+                                         "v2 partition of {} for values in (false, null)"]),
+    "levels": (
+        "day date, k uuid, kind int4",
+        "range (day)",
+        [
+            "y1 partition of {} for values from ('2023-01-01') to ('2024-01-01')"
+            " partition by hash (k)",
+            "y1_a partition of part.levels_y1 for values with (modulus 3, remainder 0)",
+            "y1_b partition of part.levels_y1 for values with (modulus 3, remainder 1)",
+            "y1_c partition of part.levels_y1 for values with (modulus 3, remainder 2)"
+            " partition by list (kind)",
+            "y1_c1 partition of part.levels_y1_c for values in (1, -1)",
+            "y1_c2 partition of part.levels_y1_c default",
+            "y2 partition of {} default",
+        ],
+    ),
+}  # fmt: skip
+_KEYS_PER_TABLE = 1200
+
+
+@pytest.fixture(scope="module")
+def schema(servers: Servers) -> Iterator[Servers]:
+    """A schema ``part`` with a table of every kind."""
+    words = ["set role app_owner", "create schema part", "grant usage on schema part to public"]
+    for name, (columns, by, parts) in _TABLES.items():
+        words.append(f"create table part.{name} ({columns}) partition by {by}")
+        words += [f"create table part.{name}_{part.format(f'part.{name}')}" for part in parts]
+    words.append("grant select, insert, delete on all tables in schema part to app_rw")
+    servers.sql("pg1", ";\n".join(words), database="app")
+    yield servers
+    servers.sql("pg1", "drop schema part cascade", database="app")
+
+
+@pytest.fixture
+def connection(schema: Servers) -> Iterator[Connection]:
+    with psycopg.connect(
+        host="127.0.0.1",
+        port=port("pg1"),
+        user="app_rw",
+        dbname="app",
+        passfile=str(schema.passfile),
+        autocommit=True,
+    ) as opened:
+        # Bounds must be read alike in a session with other ways to print.
+        opened.execute("set datestyle = 'SQL, DMY'; set timezone = 'Asia/Kolkata'")
+        opened.execute("set bytea_output = 'escape'")
+        yield opened
+
+
+def keys_of(partitions: Partitions, random: Random) -> list[tuple[Any, ...]]:
+    """Random keys, near bounds and anywhere, that some partition takes."""
+    drawn = draw(partitions.layout, random, keys_per_leaf=_KEYS_PER_TABLE // 4)
+    rows = [tuple(row) for rows in drawn.values() for row in rows]
+    while len(rows) < _KEYS_PER_TABLE:
+        row = tuple(
+            None if random.random() < 0.03 else column.type.sample(random)
+            for column in partitions.layout.columns
+        )
+        if partitions.layout.root.leaf(row) is not None:
+            rows.append(row)
+    return rows
+
+
+@pytest.mark.parametrize("name", _TABLES)
+def test_the_computed_leaf_is_the_one_the_server_chooses(connection: Connection, name: str) -> None:
+    partitions = Partitions.read(connection, f"part.{name}", random=Random(1))
+    rows = keys_of(partitions, Random(name))
+    names = sql.SQL(", ").join(map(sql.Identifier, partitions.columns))
+    computed = [leaf and leaf.label for leaf in partitions.leaves_of(rows)]
+    assert computed == [partitions.leaf(row) for row in rows]
+
+    # The rows go through the parent, each in its own place in time, and the server tells where.
+    table = sql.SQL(partitions.table)
+    values = sql.SQL(", ").join(sql.SQL("%s") for _ in partitions.columns)
+    insert = sql.SQL("insert into {} ({}) values ({}) returning tableoid::regclass::text")
+    chosen = []
+    with connection.transaction(force_rollback=True), connection.cursor() as cursor:
+        cursor.executemany(insert.format(table, names, values), rows, returning=True)
+        for _ in rows:
+            chosen += [row[0] for row in cursor.fetchall()]
+            cursor.nextset()
+    assert len(chosen) == len(rows) >= _KEYS_PER_TABLE
+    wrong = [pair for pair in zip(rows, computed, chosen, strict=True) if pair[1] != pair[2]]
+    assert not wrong
+    assert len(set(chosen)) == len(partitions.leaves), "chance has found every leaf"
+
+
+def test_twenty_thousand_keys_are_compared() -> None:
+    assert _KEYS_PER_TABLE * len(_TABLES) >= 20_000
+
+
+def test_a_server_that_disagrees_ends_all_computing(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partitions = Partitions.read(connection, "tbl_users")
+    assert partitions.checked_keys == 8 * len(partitions.leaves)
+    monkeypatch.setattr(routing, "combine", lambda row_hash, value_hash: row_hash ^ value_hash)
+    with pytest.raises(PartitionMismatch, match="tbl_users: the server does not put"):
+        partitions.check(connection)
+    monkeypatch.undo()
+    with pytest.raises(PartitionMismatch):
+        partitions.leaf(UUID(int=0))
+    monkeypatch.setattr(routing, "combine", lambda row_hash, value_hash: row_hash ^ value_hash)
+    with pytest.raises(PartitionMismatch):
+        Partitions.read(connection, "tbl_users")
+
+
+REFUSED = [
+    ("k numeric", "hash (k)", "column k", "numeric", "not computed here"),
+    ("k float8", "range (k)", "column k", "double precision", "not computed here"),
+    ("k char(5)", "list (k)", "column k", "character(5)", "not computed here"),
+    ("k part.mood", "hash (k)", "column k", "part.mood", "not computed here"),
+    ("k part.short", "hash (k)", "column k", "part.short", "not computed here"),
+    ("k int, l int", "hash (l, (k + 1))", "an expression", "unknown", "only plain columns"),
+    ("k int", "hash (k part.own_ops)", "column k", "integer", "operator class own_ops"),
+    ("k text", "hash (k text_pattern_ops)", "column k", "text", "operator class text_pattern_ops"),
+    ("k text collate part.nodet", "hash (k)", "column k", "text", "not deterministic"),
+    ("k text collate part.nodet", "list (k)", "column k", "text", "not deterministic"),
+    ('k text collate "und-x-icu"', "range (k)", "column k", "text", "does not sort by bytes"),
+    ("k varchar", "range (k)", "column k", "character varying", "does not sort by bytes"),
+]
+
+
+@pytest.fixture(scope="module")
+def odd(schema: Servers) -> None:
+    words = """
+        create type part.mood as enum ('good', 'bad');
+        create domain part.short as int check (value < 100);
+        create collation part.nodet (provider = icu, locale = 'und', deterministic = false);
+        create function part.own_hash(int, int8) returns int8 language sql immutable
+            return $1 + $2;
+        create operator class part.own_ops for type int using hash as
+            operator 1 =, function 2 part.own_hash(int, int8);
+        grant all on schema part to app_owner;
+    """
+    for at, (columns, by, *_) in enumerate(REFUSED):
+        words += f"create table part.refused_{at} ({columns}) partition by {by};"
+    schema.sql("pg1", words, database="app")
+
+
+@pytest.mark.usefixtures("odd")
+@pytest.mark.parametrize("at", range(len(REFUSED)), ids=lambda at: REFUSED[at][4])
+def test_a_key_that_cannot_be_computed_is_refused(connection: Connection, at: int) -> None:
+    _, _, key, sql_type, reason = REFUSED[at]
+    with pytest.raises(UncomputableKey, match=reason) as refusal:
+        Partitions.read(connection, f"part.refused_{at}")
+    assert (refusal.value.table, refusal.value.key, refusal.value.sql_type) == (
+        f"part.refused_{at}",
+        key,
+        sql_type,
+    )
+
+
+def test_a_table_without_partitions_is_refused(connection: Connection) -> None:
+    with pytest.raises(NotPartitioned, match=r"part\.levels_y2 is not a partitioned table"):
+        Partitions.read(connection, "part.levels_y2")
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        Partitions.read(connection, "part.none_such")
+
+
+def test_reading_a_layout_leaves_no_setting_behind(connection: Connection) -> None:
+    with connection.transaction():
+        Partitions.read(connection, "part.range_date")
+        shown = connection.execute("select '2024-02-01'::date::text, '\\xff'::bytea::text")
+        assert shown.fetchone() == ("01/02/2024", "\\377")
+
+
+def test_a_replica_tells_the_layout_too(schema: Servers, connection: Connection) -> None:
+    with psycopg.connect(
+        host="127.0.0.1",
+        port=port("pg2"),
+        user="app_ro",
+        dbname="app",
+        passfile=str(schema.passfile),
+    ) as replica:
+        there = Partitions.read(replica, "sales")
+    here = Partitions.read(connection, "sales")
+    assert there.leaves == here.leaves
+    assert there.leaf(date(2024, 5, 5)) == "sales_2024"
+    assert Partitions.read(connection, "part.hash_timestamptz").leaf(
+        datetime(2024, 1, 1, tzinfo=UTC)
+    )
