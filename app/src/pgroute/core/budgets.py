@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from threading import Lock
 
+_WHOLE = 1 - 1e-9  # ten times a tenth is one
+
 
 class TokenBucket:
     """At most ``burst`` at once and ``per_second`` in the long run; full at first.
@@ -28,7 +30,7 @@ class TokenBucket:
                     self._burst, self._level + (now - self._filled_at) * self._per_second
                 )
                 self._filled_at = now
-            if self._level < 1:
+            if self._level < _WHOLE:
                 return False
             self._level -= 1
             return True
@@ -58,7 +60,7 @@ class RatioBudget:
                 earned = (requests - self._requests) * self._ratio
                 self._credit = min(self._most, self._credit + earned)
                 self._requests = requests
-            if self._credit < 1:
+            if self._credit < _WHOLE:
                 return False
             self._credit -= 1
             return True

@@ -102,6 +102,8 @@ def _demands(
     settled = ledger.settle(after) if isinstance(after, Mark) else after
     if settled is not None:
         ledger.prove(settled)  # names a foreign one before anything is computed from it
+        if ledger.standing(settled) is Standing.AHEAD:
+            return settled, pending
         token = settled if token is None else ledger.merge(token, settled)
     elif isinstance(after, Mark):
         pending = (*pending, after)

@@ -26,6 +26,7 @@ from pgroute.core.lsn import Mark, Token, format_lsn
 from pgroute.errors import ForeignToken, TokenUnproven
 
 _HISTORY = 4096
+_ENDLESS = 1 << 64
 
 
 class Standing(StrEnum):
@@ -63,12 +64,12 @@ class Ledger:
         self._capacity = history
         self._trusted_seconds = trusted_seconds
         self._system_identifier: int | None = None
-        self._primary: str | None = None
-        self._history = _History(0)
+        self._history = _History(0, "")
         self._earlier: dict[int, _History] = {}
         self._views: dict[str, ReplicaView] = {}
         self._epochs: dict[str, int] = {}
         self._switches: dict[int, tuple[int, int]] = {}  # child: (parent, lower bound)
+        self._forks: dict[int, tuple[float, int]] = {}  # timeline: since when, up to where
 
     # What the sampler has seen
 
@@ -78,12 +79,15 @@ class Ledger:
         """``node``, which topology holds for the primary, answered a question sent at
         ``started_at`` (seconds). One of an older timeline than known is passed over."""
         history = self._history
-        if timeline < history.timeline:
+        known = system_identifier == self._system_identifier
+        if known and (timeline < history.timeline or started_at < history.heard_at):
             return
-        if timeline > history.timeline or system_identifier != self._system_identifier:
-            self._begin(node, timeline, system_identifier)
-            history = self._history
-        self._primary = node
+        if not known or timeline > history.timeline or node != history.node:
+            self._begin(node, started_at, timeline, system_identifier)
+        elif history.is_beyond(position):
+            # A crash takes log along that was not on disk yet; no durable commit was in it.
+            self._history = _History(timeline, node)
+        history = self._history
         if history.add(started_at, position):
             history.thin(self._capacity)
         for name, view in self._views.items():
@@ -102,8 +106,6 @@ class Ledger:
         history = self._history
         fresh_at = history.newest_within(position) if timeline == history.timeline else None
         views = {**self._views, node: ReplicaView(started_at, timeline, position, fresh_at)}
-        if node == self._primary:
-            self._primary = None
         self._views = views
 
     def silent(self, node: str) -> None:
@@ -143,17 +145,19 @@ class Ledger:
             and self.epoch(mark.node) == mark.epoch
         ):
             return Token(identifier, mark.timeline, view.position)
-        if mark.timeline == history.timeline:
+        fork = self._forks.get(mark.timeline)
+        forked = fork is not None and mark.ended_at < fork[0]
+        if mark.timeline == history.timeline and not forked:
             position = history.first_since(mark.ended_at)
             return None if position is None else Token(identifier, mark.timeline, position)
         if mark.timeline > history.timeline:
             return None
         earlier = self._earlier.get(mark.timeline)
         position = None if earlier is None else earlier.first_since(mark.ended_at)
-        if position is None:
+        if position is None or forked:
             raise TokenUnproven(
-                f"{mark.node} was left for timeline {history.timeline} before it told how far "
-                f"timeline {mark.timeline} had got: what was written there last may be lost"
+                f"{mark.node} was left for {history.node}, timeline {history.timeline}, before it "
+                f"told how far timeline {mark.timeline} had got: what came last may be lost"
             )
         return Token(identifier, mark.timeline, position)
 
@@ -168,17 +172,18 @@ class Ledger:
         timeline = self._history.timeline
         if token.timeline > timeline:
             return Standing.AHEAD
-        if token.timeline == timeline or token.position <= self._shared(token.timeline, timeline):
-            return Standing.PROVEN
-        return Standing.UNPROVEN
+        fork = self._forks.get(token.timeline)
+        proven = token.position <= self._shared(token.timeline, timeline) and (
+            fork is None or token.position > fork[1]
+        )
+        return Standing.PROVEN if proven else Standing.UNPROVEN
 
     def prove(self, token: Token) -> None:
         """Return when the token is PROVEN or AHEAD; TokenUnproven and ForeignToken otherwise."""
         if self.standing(token) is Standing.UNPROVEN:
             raise TokenUnproven(
-                f"the token {token} is of timeline {token.timeline}; the primary is on timeline "
-                f"{self.timeline}, which has it up to "
-                f"{format_lsn(self._shared(token.timeline, self.timeline))} for certain: "
+                f"the token {token} is of timeline {token.timeline}; {self._history.node}, the "
+                f"primary on timeline {self.timeline}, has not for certain all of it: "
                 "the write may have been lost in the failover"
             )
 
@@ -216,8 +221,9 @@ class Ledger:
 
         TokenUnproven when the older timeline's is not surely part of the newer one.
         """
-        if first is None or first == second:
+        if first is None:
             return second
+        self.prove(first)
         older, newer = sorted((first, second), key=lambda token: token.timeline)
         if older.timeline < newer.timeline:
             shared = self._shared(older.timeline, newer.timeline)
@@ -229,36 +235,45 @@ class Ledger:
         position = max(older.position, newer.position)
         return Token(newer.system_identifier, newer.timeline, position)
 
-    def _begin(self, node: str, timeline: int, system_identifier: int) -> None:
+    def _begin(self, node: str, started_at: float, timeline: int, system_identifier: int) -> None:
         before, last = self._history, self._views.get(node)
         if system_identifier != self._system_identifier:
-            self._earlier, self._switches, self._views = {}, {}, {}
+            self._earlier, self._switches, self._views, self._forks = {}, {}, {}, {}
         else:
+            if timeline == before.timeline:
+                # Two servers have begun the same timeline, not knowing of each other: what the
+                # first one has written there looks like the second one's.
+                newest = before.newest
+                self._forks[timeline] = (started_at, newest[1] if newest else 0)
             # A standby's timeline is a lower bound: only the direct parent leaves no other one.
             if last is not None and last.timeline == timeline - 1:
                 self._switches[timeline] = (last.timeline, last.position)
+            else:
+                self._switches.pop(timeline, None)
             self._earlier = {before.timeline: before}
             self._views = {name: view for name, view in self._views.items() if name != node}
         self._system_identifier = system_identifier
-        self._history = _History(timeline)
+        self._history = _History(timeline, node)
 
     def _shared(self, older: int, newer: int) -> int:
         """Up to where the older timeline's log is surely part of the newer one's; 0: unknown."""
-        shared: int | None = None
+        shared = _ENDLESS
         while newer > older:
             parent = self._switches.get(newer)
             if parent is None:
                 return 0
             newer, bound = parent
-            shared = bound if shared is None else min(shared, bound)
-        return shared or 0
+            shared = min(shared, bound)
+        return shared
 
 
 class _History:
     """A primary's positions on one timeline: runs of equal positions with their last start."""
 
-    def __init__(self, timeline: int) -> None:
+    def __init__(self, timeline: int, node: str) -> None:
         self.timeline = timeline
+        self.node = node
+        self.heard_at = float("-inf")  # when the newest question that was answered was sent
         self._runs: tuple[list[float], list[int]] = ([], [])  # last starts, positions: both rise
 
     @property
@@ -267,11 +282,15 @@ class _History:
         count = len(positions)  # another thread may be in the middle of add()
         return (starts[count - 1], positions[count - 1]) if count else None
 
+    def is_beyond(self, position: int) -> bool:
+        """Whether a sample has been further."""
+        positions = self._runs[1]
+        return bool(positions) and positions[-1] > position
+
     def add(self, started_at: float, position: int) -> bool:
         """Append a sample; True when the history has grown by it."""
         starts, positions = self._runs
-        if positions and (position < positions[-1] or started_at < starts[-1]):
-            return False  # an answer that was overtaken: the newer one says more
+        self.heard_at = started_at
         if positions and position == positions[-1]:
             starts[-1] = started_at
             return False
