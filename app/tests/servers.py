@@ -17,7 +17,9 @@ from pathlib import Path
 from pgroute import Router, Settings
 
 IMAGE = os.environ.get("PGROUTE_TEST_IMAGE", "pgfleet/stand-in:trixie")
-FIRST_PORT = int(os.environ.get("PGROUTE_TEST_FIRST_PORT", "65431"))
+# Above the ports of outgoing connections; each worker of pytest-xdist has its own hundred.
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+FIRST_PORT = int(os.environ.get("PGROUTE_TEST_FIRST_PORT", "62000")) + 100 * _WORKER
 NAMES = ("pg1", "pg2", "pg3")
 BIN = "/usr/lib/postgresql/17/bin"
 
