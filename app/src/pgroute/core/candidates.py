@@ -72,6 +72,8 @@ def select(
     if contract.is_eventual and token is None and not pending:
         return _eventual(topology, sound, breakers, now, draw)
 
+    if topology.primary is None:  # how far a replica lags is unknown, what it holds is not
+        sound += _admitted(topology.adrift, breakers)
     meet = tuple(
         name
         for name in sound
