@@ -13,6 +13,7 @@ from pydantic import AwareDatetime
 
 from pgroute import Token
 from pgroute.examples.shop import UserFilter, UserOrder
+from pgroute.examples.shop.queries import first_key_of
 from pgroute.service import cursors
 from pgroute.service.models import NAME_LENGTH, Month, NewUser, Sales, UserOut, UserPage
 from pgroute.service.problems import Refusal
@@ -67,7 +68,9 @@ def after(
 After = Annotated[Token | None, Depends(after)]
 MonthText = Annotated[
     str | None,
-    Query(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$", examples=["2024-01"], description="YYYY-MM"),
+    Query(
+        pattern=r"^(19|20|21)[0-9]{2}-(0[1-9]|1[0-2])$", examples=["2024-01"], description="YYYY-MM"
+    ),
 ]
 Name = Annotated[str | None, Query(min_length=1, max_length=NAME_LENGTH)]
 
@@ -179,8 +182,12 @@ def routes(store: Store) -> APIRouter:
 
 
 def _refuse_moment(moment: datetime | None) -> None:
-    if moment is not None and moment.year < 1970:
-        raise Refusal(422, "invalid-request", "The request cannot be used", "no key is that old")
+    if moment is None:
+        return
+    try:
+        first_key_of(moment)
+    except ValueError as error:
+        raise Refusal(422, "invalid-request", "The request cannot be used", str(error)) from error
 
 
 def period(first: str | None, last: str | None, *, today: date) -> tuple[date, date]:
