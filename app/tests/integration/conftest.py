@@ -15,7 +15,8 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     reason = why_not()
     if reason is not None:
         pytest.skip(reason)
-    with running(tmp_path_factory.mktemp("secret")) as found:
+    # The capability lets a fault cut a server's network, inside its container only.
+    with running(tmp_path_factory.mktemp("secret"), options=["--cap-add=NET_ADMIN"]) as found:
         yield found
 
 
