@@ -1,0 +1,20 @@
+"""Django over a router: reads on replicas, and every visitor sees what they wrote.
+
+::
+
+    PGROUTE = {"dsn": "postgresql://app@pg1,pg2,pg3/app"}        # fields of pgroute.Settings
+    DATABASES = {
+        "default": {"ENGINE": "pgroute.integrations.django", "NAME": "app"},
+        "replica": {"ENGINE": "pgroute.integrations.django", "NAME": "app"},
+    }
+    DATABASE_ROUTERS = ["pgroute.integrations.django.routing.ReplicaRouter"]
+    MIDDLEWARE = ["pgroute.integrations.django.routing.TokenMiddleware", ...]
+
+"default" is the primary, "replica" a replica that meets the contract (``with reading(...)``, else
+eventual). A request leases one connection to each when it first needs it, from the router's
+pools, and gives it back at its end: leave ``CONN_MAX_AGE`` at 0. Once "default" is in use, the
+request's reads go there too, so it sees what it wrote. The visitor's next requests carry a token
+for it in a cookie or header, and read on servers that have it.
+
+:mod:`~pgroute.integrations.django.routing` is what a project names, ``base`` is what Django loads.
+"""

@@ -1,0 +1,82 @@
+"""The process's router, and its connections as Django wants them."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.db.backends.postgresql.base import Cursor
+from django.db.backends.postgresql.psycopg_any import (
+    DjangoRangeDumper,
+    Range,
+    TextLoader,
+    register_tzloader,
+)
+from django.utils.timezone import get_default_timezone, get_default_timezone_name
+
+from pgroute import ConfigurationError, Router, Settings
+
+_lock = threading.Lock()
+_router: Router | None = None
+
+
+def router() -> Router:
+    """The router of this process, opened when first asked for: ``settings.PGROUTE``."""
+    global _router
+    found = _router
+    if found is not None:
+        return found
+    with _lock:
+        if _router is None:
+            made = Router(_settings(), after_connect=_dress)
+            made.open()
+            atexit.register(made.close)
+            _router = made
+        return _router
+
+
+def close_router() -> None:
+    """Close it; the next one asked for is opened anew."""
+    global _router
+    with _lock:
+        found, _router = _router, None
+    if found is not None:
+        atexit.unregister(found.close)
+        found.close()
+
+
+def _settings() -> Settings:
+    given = getattr(settings, "PGROUTE", None)
+    try:
+        return given if isinstance(given, Settings) else Settings.make(**(given or {}))
+    except ConfigurationError as error:
+        raise ImproperlyConfigured(f"settings.PGROUTE: {error}") from error
+
+
+def _dress(connection: Any) -> None:
+    """What Django's own backend gives its connections, once for each."""
+    for name in ("jsonb", "inet", "cidr"):
+        connection.adapters.register_loader(name, TextLoader)
+    connection.adapters.register_dumper(Range, DjangoRangeDumper)
+    zone = get_default_timezone() if settings.USE_TZ else None
+    register_tzloader(zone, connection)
+    connection.cursor_factory = Cursor
+    connection.prepare_threshold = None
+    wanted = get_default_timezone_name() if settings.USE_TZ else settings.TIME_ZONE
+    if connection.info.parameter_status("TimeZone") != wanted:
+        connection.execute("select set_config('TimeZone', %s, false)", [wanted])
+        if not connection.autocommit:
+            connection.commit()
+
+
+def _after_fork() -> None:
+    """A child has neither the parent's threads nor a right to its sockets: it opens its own."""
+    global _lock, _router
+    _lock, _router = threading.Lock(), None
+
+
+os.register_at_fork(after_in_child=_after_fork)

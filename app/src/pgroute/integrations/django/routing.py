@@ -1,0 +1,156 @@
+"""Which of the two databases a query goes to, and what a visitor takes along."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.db import connections
+from django.http import HttpRequest, HttpResponse
+
+from pgroute import Token
+from pgroute.errors import MalformedToken, RoutingError, TokenError
+from pgroute.integrations.django.leases import router
+
+PRIMARY = "default"
+REPLICA = "replica"
+COOKIE = "pgroute_token"
+HEADER = "X-Consistency-Token"
+
+_COOKIE_SECONDS = 600
+_FROM_PRIMARY = "primary"  # instead of a token, when none could be had
+
+
+@dataclass
+class Visit:
+    """One visitor's work: what its reads ask for, and the router's session that it is."""
+
+    session: Any
+    contract: dict[str, Any] = field(default_factory=dict)
+    wrote: bool = False
+
+    def start_anew(self) -> None:
+        """Forget what was seen before, read on the primary, and take another token along."""
+        self.session = router().session()
+        self.contract = {"contract": "strong"}
+        self.wrote = True
+
+
+_visit: ContextVar[Visit | None] = ContextVar("pgroute_visit", default=None)
+
+
+def current_visit() -> Visit:
+    """The visit of this context, made when there is none."""
+    found = _visit.get()
+    if found is None:
+        found = Visit(router().session())
+        _visit.set(found)
+    return found
+
+
+@contextmanager
+def visit(after: Token | None = None, **contract: Any) -> Iterator[Visit]:
+    """Something that reads its own writes, such as a request or a job.
+
+    ``after``: everything that this token stands for is read as well; ``contract``: of its reads,
+    as arguments of ``Router.read``.
+    """
+    give_back()
+    kept = _visit.set(Visit(router().session(after), contract))
+    try:
+        yield current_visit()
+    finally:
+        give_back()
+        _visit.reset(kept)
+
+
+@contextmanager
+def reading(contract: str = "eventual", **how: Any) -> Iterator[None]:
+    """Another contract for the reads of a block: arguments as of ``Router.read``."""
+    here = current_visit()
+    kept, here.contract = here.contract, {"contract": contract, **how}
+    _give_back(REPLICA)
+    try:
+        yield
+    finally:
+        here.contract = kept
+        _give_back(REPLICA)
+
+
+def give_back() -> None:
+    """Return this thread's connections, but for those in a transaction."""
+    _give_back(REPLICA)
+    _give_back(PRIMARY)
+
+
+def _give_back(alias: str) -> None:
+    if alias in connections and not connections[alias].in_atomic_block:
+        connections[alias].close()
+
+
+class ReplicaRouter:
+    """Django's database router: for ``DATABASE_ROUTERS``."""
+
+    def db_for_read(self, model: Any, **hints: Any) -> str:
+        """The primary once it is in use, else a replica."""
+        in_use = connections[PRIMARY].connection is not None
+        return PRIMARY if in_use else REPLICA
+
+    def db_for_write(self, model: Any, **hints: Any) -> str:
+        """The primary."""
+        return PRIMARY
+
+    def allow_relation(self, one: Any, other: Any, **hints: Any) -> bool | None:
+        """Both are the same database."""
+        names = {one._state.db, other._state.db}
+        return True if names <= {PRIMARY, REPLICA} else None
+
+    def allow_migrate(self, db: str, app_label: str, **hints: Any) -> bool | None:
+        """On the primary; replicas follow."""
+        return False if db == REPLICA else None
+
+
+class TokenMiddleware:
+    """Lets visitors read what they wrote: put it first in ``MIDDLEWARE``.
+
+    The token comes in the cookie "pgroute_token" or the header "X-Consistency-Token", and goes out
+    in both after a request that used the primary. One that cannot be read is as none; one whose
+    write may have been lost in a failover makes the visitor read on the primary.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self._get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        given = request.headers.get(HEADER) or request.COOKIES.get(COOKIE)
+        after, contract = _read(given)
+        with visit(after, **contract) as here:
+            response = self._get_response(request)
+            give_back()
+            told = _write(here) if here.wrote else None
+        if told is not None:
+            response.headers[HEADER] = told
+            response.set_cookie(
+                COOKIE, told, max_age=_COOKIE_SECONDS, httponly=True, samesite="Lax"
+            )
+        return response
+
+
+def _read(given: str | None) -> tuple[Token | None, dict[str, Any]]:
+    if given == _FROM_PRIMARY:
+        return None, {"contract": "strong"}
+    try:
+        return (Token.parse(given) if given else None), {}
+    except MalformedToken:
+        return None, {}
+
+
+def _write(here: Visit) -> str:
+    try:
+        token = here.session.token()
+    except (RoutingError, TokenError):
+        token = None
+    return _FROM_PRIMARY if token is None else str(token)
