@@ -26,7 +26,8 @@ class BreakerState(StrEnum):
 class Breaker:
     """One node's breaker. Thread-safe; ``state`` is one attribute read.
 
-    Times are seconds on one monotonic clock. ``threshold``: consecutive errors that open it.
+    Times are seconds on one monotonic clock. ``threshold``: so many errors open it, unless a
+    success or ``forget`` seconds without another one come between.
     ``silence``: how long a question may go unanswered. ``pause``: how long it stays open at least,
     doubled by each failed trial up to ``longest_pause``. ``trial``: how long a trial may take.
     """
@@ -34,6 +35,8 @@ class Breaker:
     __slots__ = (
         "_closed_at",
         "_errors",
+        "_failed_at",
+        "_forget",
         "_lock",
         "_longest_pause",
         "_next_pause",
@@ -54,6 +57,7 @@ class Breaker:
         self,
         *,
         threshold: int = 3,
+        forget: float = 5.0,
         silence: float = 0.3,
         pause: float = 0.1,
         longest_pause: float = 5.0,
@@ -61,6 +65,8 @@ class Breaker:
         warm_up: float = 5.0,
     ) -> None:
         self._threshold = threshold
+        self._forget = forget
+        self._failed_at = 0.0
         self._silence = silence
         self._pause = pause
         self._longest_pause = longest_pause
@@ -88,6 +94,9 @@ class Breaker:
     def failed(self, now: float, why: str) -> None:
         """A connection could not be made, or was lost. A running trial has failed with it."""
         with self._lock:
+            if now - self._failed_at > self._forget:
+                self._errors = 0
+            self._failed_at = now
             self._errors += 1
             if self.state is BreakerState.HALF_OPEN or self._errors >= self._threshold:
                 self._open(now, why)

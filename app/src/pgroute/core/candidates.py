@@ -69,7 +69,7 @@ def select(
         why = topology.problem or "the contract is 'strong'"
         return Selection((), then, why, topology.primary, token=token)
     sound = _admitted(topology.replicas, breakers) + _admitted(topology.laggards, breakers)
-    if contract.is_eventual and token is None and not pending:
+    if contract.is_eventual and trail is None and token is None and not pending:
         return _eventual(topology, sound, breakers, now, draw)
 
     if topology.primary is None:  # how far a replica lags is unknown, what it holds is not
@@ -77,7 +77,9 @@ def select(
     meet = tuple(
         name
         for name in sound
-        if _meets(name, contract, token, ledger, now) and _stays(name, pending, ledger)
+        if _meets(name, contract, token, ledger, now)
+        and _stays(name, pending, ledger)
+        and (trail is None or _is_current(name, ledger))
     )
     why = "the mark's position is not known yet" if pending else f"no replica meets {contract}"
     if topology.primary is None:
@@ -173,6 +175,12 @@ def _stays(name: str, pending: tuple[Mark, ...], ledger: Ledger) -> bool:
         and view.timeline == mark.timeline == ledger.timeline
         for mark in pending
     )
+
+
+def _is_current(name: str, ledger: Ledger) -> bool:
+    """Whether what a session sees there cannot be of a branch that the primary has left."""
+    view = ledger.view(name)
+    return view is not None and view.timeline == ledger.timeline
 
 
 def _admitted(names: tuple[str, ...], breakers: Breakers | None) -> tuple[str, ...]:

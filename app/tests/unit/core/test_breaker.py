@@ -13,7 +13,9 @@ CLOSED, OPEN, HALF_OPEN = BreakerState.CLOSED, BreakerState.OPEN, BreakerState.H
 
 
 def breaker() -> Breaker:
-    return Breaker(threshold=3, silence=0.3, pause=1.0, longest_pause=4.0, trial=0.5, warm_up=10.0)
+    return Breaker(
+        threshold=3, forget=1e9, silence=0.3, pause=1.0, longest_pause=4.0, trial=0.5, warm_up=10.0
+    )
 
 
 def half_open(now: float = 1.0) -> Breaker:
@@ -31,6 +33,15 @@ def test_single_errors_between_successes_do_not_open_it() -> None:
         made.failed(0.0, "lost")
         made.succeeded()
     assert made.state is CLOSED
+
+
+def test_errors_long_apart_do_not_open_it() -> None:
+    made = Breaker(threshold=2, forget=5.0)
+    for at in range(10):
+        made.failed(at * 5.1, "lost")
+    assert made.state is CLOSED
+    made.failed(9 * 5.1 + 4.9, "lost")
+    assert made.state is OPEN
 
 
 def test_errors_in_a_row_open_it_and_say_why() -> None:

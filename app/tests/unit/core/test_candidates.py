@@ -243,6 +243,20 @@ def test_a_session_never_goes_back_behind_its_floor() -> None:
     assert fleet.ask(Contract(after=token(1)), trail=Trail(token(4960))) == (("pg3",), Then.SPILL)
 
 
+def test_a_session_begins_on_no_branch_that_the_primary_has_left() -> None:
+    fleet = Fleet()
+    fleet.ledger.replica_seen("pg2", started_at=9.9, timeline=0, position=5000)
+    assert fleet.ask(trail=Trail()) == (("pg3",), Then.SPILL)
+
+
+def test_a_floor_never_sinks() -> None:
+    fleet, trail = Fleet(), Trail(token(4980))
+    trail.note(Mark("pg2", 9.95, 1))
+    fleet.ledger.replica_seen("pg2", started_at=9.96, timeline=1, position=4000)
+    trail.settle(fleet.ledger)
+    assert trail.floor == token(4980)
+
+
 def test_a_session_keeps_one_mark_for_each_node() -> None:
     trail = Trail()
     for at in range(1000):

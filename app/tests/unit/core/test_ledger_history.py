@@ -257,11 +257,10 @@ class Histories(RuleBasedStateMachine):
         timeline, epoch = self.ledger.timeline, self.ledger.epoch(name)
         if self.trail.floor is not None or self.trail.pending:
             assert self.seen <= server.content
-        if timeline == self.topology.fence.timeline and (
-            name == found.primary or server.timeline == timeline
-        ):
-            self.seen |= server.content
-            self.trail.note(Mark(name, self.tick(), timeline, epoch))
+        self.seen |= server.content
+        if name == found.primary:
+            timeline = self.topology.fence.timeline
+        self.trail.note(Mark(name, self.tick(), timeline, epoch))
 
     @rule(name=SOME_NODE, records=st.integers(1, 4), which=st.integers(0, 5))
     def read_what_just_came(self, name: str, records: int, which: int) -> None:
