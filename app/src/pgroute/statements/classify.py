@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pgroute.statements import syntax
 from pgroute.statements.catalog import Catalog
+from pgroute.statements.lexer import Unsure, tokens
+from pgroute.statements.references import (
+    Group,
+    Item,
+    References,
+    read_query,
+    statements,
+    word,
+)
 
 
 class Route(enum.Enum):
@@ -25,7 +36,44 @@ class Decision:
 
 
 def classify(sql: str, catalog: Catalog | None) -> Decision:
-    """Where ``sql`` may run, by what ``catalog`` knows; without a catalogue, the primary."""
+    """Where ``sql`` may run, by what ``catalog`` knows; without a catalogue, the primary.
+
+    ``sql`` may hold several statements; a replica must be able to answer all of them.
+    """
     if catalog is None:
         return Decision(Route.PRIMARY, "the catalogue has not been read yet")
-    return Decision(Route.PRIMARY, f"not known to be harmless: {sql[:40]}")
+    if not (catalog.utf8 or sql.isascii()):
+        return Decision(Route.PRIMARY, "a character beyond ASCII, and the database is not UTF-8")
+    found = References()
+    try:
+        empty = True
+        for items in statements(tokens(sql, conforming_strings=catalog.conforming_strings)):
+            empty = False
+            read_query(_explained(items), found)
+            if found.problem:
+                break
+    except Unsure as unsure:
+        return Decision(Route.PRIMARY, str(unsure))
+    except RecursionError:
+        return Decision(Route.PRIMARY, "too deeply nested")
+    if empty:
+        return Decision(Route.PRIMARY, "no statement")
+    objection = catalog.object_to(found)
+    if objection is not None:
+        return Decision(Route.PRIMARY, objection.reason, objection.unknown)
+    return Decision(Route.REPLICA, "reads only")
+
+
+def _explained(items: Sequence[Item]) -> Sequence[Item]:
+    """The query in EXPLAIN [ANALYZE] [VERBOSE] query or EXPLAIN (options) query."""
+    if word(items, 0) != "explain":
+        return items
+    at = 1
+    options = items[at] if len(items) > at else None
+    if isinstance(options, Group) and word(options.items, 0) not in {"", *syntax.QUERIES}:
+        at += 1
+    while word(items, at) in {"analyze", "analyse", "verbose"}:
+        at += 1
+    if at == len(items):
+        raise Unsure("EXPLAIN of nothing")
+    return items[at:]

@@ -5,9 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
 
+from pgroute.statements import queries
 from pgroute.statements.catalog import Catalog
 from pgroute.statements.classify import Decision, Route, classify
+from pgroute.statements.loading import catalog_from
 
 Run = Callable[[str], Sequence[Sequence[object]]]
 """Runs one SQL text without parameters and gives its rows, a tuple each."""
@@ -15,9 +19,13 @@ Run = Callable[[str], Sequence[Sequence[object]]]
 AsyncRun = Callable[[str], Awaitable[Sequence[Sequence[object]]]]
 """The same, awaited."""
 
+_T = TypeVar("_T")
+
+_LONGEST_KEPT = 32_768  # characters; longer texts are decided anew each time
+
 
 class _Routes(dict[str, Route]):
-    """Text to route; a text that is not there yet is decided by ``decide`` and kept."""
+    """Text to route; a text that is not there yet is decided by ``decide``."""
 
     __slots__ = ("decide",)
 
@@ -31,17 +39,18 @@ class Statements:
     """Says for a statement's text whether a replica may answer it. Thread-safe.
 
     ``route(sql)`` is one dictionary lookup for a known text. It takes the text exactly as it is
-    given to psycopg (``%s`` and ``%(name)s`` parameters, or ``$1``) and never raises.
+    given to psycopg (``%s`` and ``%(name)s`` parameters, or ``$1``) and never raises for a str.
 
     It keeps no connection. Until :meth:`refresh` has read the server's catalogue for the first
     time everything goes to the primary. Call ``refresh(run)`` (or ``await refresh_async(run)``)
     in the background whenever :meth:`due` is True; ``run`` asks the primary, or a replica when
-    there is no primary. It asks for a fingerprint (one cheap query) and reads the
-    catalogue only when that has changed.
+    there is no primary, in autocommit. It asks for a fingerprint (one query of about a
+    millisecond) and reads the catalogue only when that has changed.
 
-    ``capacity``: most texts kept. ``fresh_for_seconds``: how long an answer of the server is
-    taken as current. A text with a name that the catalogue does not know goes to the primary
-    and makes :meth:`due` True at once (at most every ``pause_seconds``).
+    ``capacity``: most texts kept, the oldest is dropped. ``fresh_for_seconds``: how long an
+    answer of the server is taken as current. A text with a name that the catalogue does not know
+    goes to the primary and makes :meth:`due` True at once, but not within ``pause_seconds`` of
+    the last question.
     """
 
     route: Callable[[str], Route]
@@ -54,14 +63,19 @@ class Statements:
         pause_seconds: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        if capacity < 1:
+            raise ValueError("a cache of statements keeps at least one")
         self._capacity = capacity
         self._fresh_for = fresh_for_seconds
         self._pause = pause_seconds
         self._clock = clock
         self._lock = threading.Lock()
         self._catalog: Catalog | None = None
+        self._asked_at: float | None = None
+        self._unknown_seen = False
+        self._writes: dict[str, None] = {}
         self._routes = _Routes()
-        self._routes.decide = self._decide
+        self._routes.decide = self._decide_and_keep
         self.route = self._routes.__getitem__
 
     @property
@@ -71,26 +85,77 @@ class Statements:
 
     def decide(self, sql: str) -> Decision:
         """The route and the reason for it. Not cached: for people, logs and tests."""
+        if sql in self._writes:
+            return Decision(Route.PRIMARY, "a replica has refused it before")
         return classify(sql, self._catalog)
 
     def remember_write(self, sql: str) -> None:
         """Send this text to the primary from now on: a replica refused it (25006)."""
-        self._routes[sql] = Route.PRIMARY
+        with self._lock:
+            _keep(self._writes, sql, None, self._capacity)
+            self._routes.pop(sql, None)
 
     def due(self) -> bool:
         """True when :meth:`refresh` should be called: never read, old, or an unknown name seen."""
-        return True
+        if self._asked_at is None:
+            return True
+        age = self._clock() - self._asked_at
+        return age >= (self._pause if self._unknown_seen else self._fresh_for)
 
     def refresh(self, run: Run) -> bool:
         """Ask whether the catalogue has changed and read it if so; True when it was read.
 
         Errors of ``run`` are passed on; what was known stays.
         """
-        return False
+        started_at = self._begin()
+        changed = self._is_other(run(queries.PROBE))
+        if changed:
+            self._take(catalog_from(_text(run(queries.LOAD))))
+        self._asked_at = started_at
+        return changed
 
     async def refresh_async(self, run: AsyncRun) -> bool:
         """As :meth:`refresh`, for a ``run`` that is awaited."""
-        return False
+        started_at = self._begin()
+        changed = self._is_other(await run(queries.PROBE))
+        if changed:
+            self._take(catalog_from(_text(await run(queries.LOAD))))
+        self._asked_at = started_at
+        return changed
 
-    def _decide(self, sql: str) -> Route:
-        return Route.PRIMARY
+    def _begin(self) -> float:
+        self._unknown_seen = False
+        return self._clock()
+
+    def _is_other(self, rows: Sequence[Sequence[object]]) -> bool:
+        return self._catalog is None or self._catalog.version != _text(rows)
+
+    def _take(self, catalog: Catalog) -> None:
+        """Use a new catalogue. Texts are decided anew if it says anything else than the old one."""
+        with self._lock:
+            old, self._catalog = self._catalog, catalog
+            if old is None or replace(old, version=catalog.version) != catalog:
+                self._routes.clear()
+
+    def _decide_and_keep(self, sql: str) -> Route:
+        catalog = self._catalog
+        decision = self.decide(sql)
+        if decision.unknown:
+            self._unknown_seen = True
+        if catalog is not None and len(sql) <= _LONGEST_KEPT:
+            with self._lock:
+                if catalog is self._catalog and (
+                    decision.route is Route.PRIMARY or sql not in self._writes
+                ):
+                    _keep(self._routes, sql, decision.route, self._capacity)
+        return decision.route
+
+
+def _keep(table: dict[str, _T], sql: str, value: _T, capacity: int) -> None:
+    while len(table) >= capacity and sql not in table:
+        del table[next(iter(table))]
+    table[sql] = value
+
+
+def _text(rows: Sequence[Sequence[object]]) -> str:
+    return str(rows[0][0])
