@@ -1,8 +1,24 @@
 """pgroute routes reads and writes over a PostgreSQL primary and its replicas."""
 
 from pgroute.config import Node, Settings
+from pgroute.connections import NodeConnection
+from pgroute.core.contracts import EVENTUAL, STRONG, Contract
+from pgroute.core.lsn import Token
+from pgroute.core.policies import (
+    LeastInFlight,
+    NodeStats,
+    Policy,
+    PowerOfTwo,
+    RandomOrder,
+    RoundRobin,
+    Weighted,
+)
+from pgroute.core.topology import NodeState, Role, Topology
 from pgroute.errors import (
+    CommitUnknown,
     ConfigurationError,
+    ContractNotMet,
+    DeadlineExceeded,
     ForeignToken,
     MalformedToken,
     NodeUnavailable,
@@ -14,42 +30,57 @@ from pgroute.errors import (
     SplitBrain,
     TokenError,
     TokenNotReached,
+    TokenUnproven,
+    UnknownContract,
 )
 from pgroute.keys import created_at, new_key
-from pgroute.lsn import Token
-from pgroute.observer import Fault, Observer, Reason
-from pgroute.policies import Policy, RandomOrder, RoundRobin
-from pgroute.pool import NodeConnection
-from pgroute.router import Router
-from pgroute.topology import NodeState, Role, Topology
+from pgroute.observer import Fault, Observer, Reason, together
+from pgroute.results import NoSuchRow, Result
+from pgroute.router import Router, Session
 
 __all__ = [
+    "EVENTUAL",
+    "STRONG",
+    "CommitUnknown",
     "ConfigurationError",
+    "Contract",
+    "ContractNotMet",
+    "DeadlineExceeded",
     "Fault",
     "ForeignToken",
+    "LeastInFlight",
     "MalformedToken",
     "NoPrimary",
     "NoReadableNode",
+    "NoSuchRow",
     "Node",
     "NodeConnection",
     "NodeState",
+    "NodeStats",
     "NodeUnavailable",
     "Observer",
     "PgrouteError",
     "Policy",
+    "PowerOfTwo",
     "RandomOrder",
     "Reason",
+    "Result",
     "Role",
     "RoundRobin",
     "Router",
     "RouterClosed",
     "RoutingError",
+    "Session",
     "Settings",
     "SplitBrain",
     "Token",
     "TokenError",
     "TokenNotReached",
+    "TokenUnproven",
     "Topology",
+    "UnknownContract",
+    "Weighted",
     "created_at",
     "new_key",
+    "together",
 ]

@@ -48,7 +48,9 @@ class Settings(BaseModel):
     write_user: str = ""
     read_user: str = Field("", description="the user of reads; write_user when empty")
     passfile: Path | None = Field(None, description="libpq passfile; libpq's default when unset")
-    policy: Literal["round_robin", "random"] = "round_robin"
+    policy: Literal["round_robin", "random", "weighted", "least_in_flight", "power_of_two"] = (
+        "round_robin"
+    )
     max_lag_bytes: int = Field(16 * 1024 * 1024, ge=0)
 
     # How the servers are watched

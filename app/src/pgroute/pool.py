@@ -1,135 +1,191 @@
-"""The connections to one server for one purpose."""
+"""The connections to one server for one purpose, for threads."""
 
 from __future__ import annotations
 
-import os
-import select
-import socket
+import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Self
+from typing import Any
 
 import psycopg
-from psycopg_pool import ConnectionPool, PoolTimeout
+from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
-from pgroute.probe import one_line
+from pgroute.config import Settings
+from pgroute.connections import NodeConnection
+from pgroute.lease import Front
 
-
-class NodeConnection(psycopg.Connection[Any]):
-    """A psycopg connection that knows which server it leads to."""
-
-    node: str = ""
-
-    @classmethod
-    def connect(cls, conninfo: str = "", **parameters: Any) -> Self:
-        """As psycopg's; ``node`` names the server, ``on_result`` hears the error or None."""
-        node = parameters.pop("node", "")
-        on_result: Callable[[str | None], None] | None = parameters.pop("on_result", None)
-        try:
-            connection = super().connect(conninfo, **parameters)
-        except psycopg.Error as error:
-            if on_result is not None:
-                on_result(one_line(error))
-            raise
-        connection.node = node
-        if on_result is not None:
-            on_result(None)
-        return connection
-
-    @property
-    def is_standby(self) -> bool:
-        """What the server reported last about itself on this connection. No round trip."""
-        return self.pgconn.parameter_status(b"in_hot_standby") == b"on"
-
-    def is_alive(self) -> bool:
-        """False when the server has spoken on this idle connection. No round trip.
-
-        That is its goodbye, or its end of the socket closing. It may also be a reloaded setting:
-        then a good connection is replaced, which costs little.
-        """
-        if self.closed:
-            return False
-        incoming = select.poll()
-        incoming.register(self.pgconn.socket, select.POLLIN)
-        return not incoming.poll(0)
-
-    def cut(self) -> None:
-        """Shut the socket down, from any thread: whoever waits on it gets an error at once."""
-        with suppress(psycopg.Error, OSError):
-            duplicate = socket.socket(fileno=os.dup(self.pgconn.socket))
-            with duplicate:
-                duplicate.shutdown(socket.SHUT_RDWR)
+Hook = Callable[[NodeConnection], None]
 
 
-class NodePool:
-    """A psycopg_pool to one server. Closed by the router that made it."""
+class NodePool(Front[NodeConnection]):
+    """Leases in front of a psycopg_pool to one server. Closed by the router that made it."""
 
     def __init__(
         self,
         node: str,
-        parameters: dict[str, Any],
+        settings: Settings,
         *,
         read_only: bool,
-        min_size: int,
-        max_size: int,
+        after_connect: Hook | None = None,
+        on_return: Hook | None = None,
+        cursors: dict[str, Any] | None = None,
+        **options: Any,
     ) -> None:
-        self.node = node
-        self.read_only = read_only
-        self.last_error: str | None = None
-        self._pool: ConnectionPool[NodeConnection] = ConnectionPool(
+        super().__init__(node, settings, read_only=read_only, **options)
+        self._settings = settings
+        self._after_connect = after_connect
+        self._on_return = on_return
+        self._cursors = cursors or {}
+        self._changing = threading.Lock()
+        self._closed = False
+        self._pool: ConnectionPool[NodeConnection] | None = None
+
+    def _made(self) -> ConnectionPool[NodeConnection]:
+        settings = self._settings
+        member = next(member for member in settings.members if member.name == self.node)
+        user = settings.reader if self.read_only else settings.writer
+        return ConnectionPool(
             kwargs={
-                **parameters,
+                **settings.connection(member, user=user, read_only=self.read_only),
+                **self._cursors,
                 # A read is one statement: without a transaction round it, it saves a round trip.
-                "autocommit": read_only,
-                "node": node,
-                "on_result": self._note,
+                "autocommit": self.read_only,
+                "owner": self,
             },
             connection_class=NodeConnection,
-            min_size=min_size,
-            max_size=max_size,
-            name=f"{node}-{'read' if read_only else 'write'}",
-            num_workers=1,
+            configure=self._after_connect,
+            min_size=self.min_size,
+            max_size=self.max_size,
+            max_waiting=settings.pool_max_waiting,
+            max_idle=settings.pool_idle_seconds,
+            max_lifetime=settings.pool_lifetime_seconds,
+            name=f"{self.node}-{'read' if self.read_only else 'write'}",
+            num_workers=2,
             reconnect_timeout=5,
             open=False,
         )
 
-    def _note(self, error: str | None) -> None:
-        self.last_error = error
+    def open(self) -> ConnectionPool[NodeConnection]:
+        """Start connecting in the background, if that has not begun. PoolClosed after close()."""
+        pool = self._pool
+        if pool is not None:
+            return pool
+        with self._changing:
+            if self._closed:
+                raise PoolClosed(f"the pool of {self.node} is closed")
+            if self._pool is None:
+                pool = self._made()
+                pool.open(wait=False)
+                self._pool = pool
+            return self._pool
 
-    def open(self) -> None:
-        """Start connecting, in the background."""
-        self._pool.open(wait=False)
+    def take(self, limit: float) -> NodeConnection:
+        """A live connection within ``limit`` seconds, else psycopg_pool.PoolTimeout.
 
-    def take(self, timeout: float) -> NodeConnection:
-        """A live connection within ``timeout`` seconds, else psycopg_pool.PoolTimeout."""
-        for _ in range(self._pool.max_size + 1):
-            connection = self._pool.getconn(timeout=max(timeout, 0.001))
-            if connection.is_alive():
+        TooManyRequests when too many wait already, PoolClosed when the pool is closed.
+        """
+        until = self._clock() + limit
+        while True:
+            connection = self._idle_one() or self._queue(until - self._clock())
+            if self.fit(connection, self._clock()):
                 return connection
             self.discard(connection)
-        raise PoolTimeout(f"every connection to {self.node} was dead")
+            if self._clock() >= until:
+                raise PoolTimeout(f"every connection to {self.node} was dead")
+
+    def _idle_one(self) -> NodeConnection | None:
+        try:
+            return self.idle.pop()
+        except IndexError:
+            return None
+
+    def _queue(self, limit: float) -> NodeConnection:
+        pool = self.open()
+        self.waiting.append(None)
+        try:
+            # What came back before we were seen to wait is in the deque, not in the pool.
+            connection = self._idle_one()
+            if connection is None:
+                connection = pool.getconn(timeout=max(limit, 0.001))
+                connection.home = pool
+                if connection.used_at == 0.0:
+                    connection.used_at = self._clock()
+            return connection
+        except PoolClosed:
+            if self._closed:
+                raise
+            raise PoolTimeout("all connections are being made anew") from None
+        finally:
+            self.waiting.pop()
 
     def give_back(self, connection: NodeConnection) -> None:
-        """Return a connection; one that is unusable is replaced."""
-        self._pool.putconn(connection)
+        """Return a connection that is in no transaction; one that is unusable is replaced."""
+        now = connection.used_at = self._clock()
+        if connection.epoch != self.epoch or now > connection.expires_at or connection.closed:
+            self.discard(connection)
+            return
+        if connection.untidy:
+            connection.tidy(self.read_only)
+        if self._on_return is not None:
+            try:
+                self._on_return(connection)
+            except psycopg.Error:
+                self.discard(connection)
+                return
+        self.idle.append(connection)
+        if self.waiting or self._closed:
+            self.hand_over()
+
+    def hand_over(self) -> None:
+        """Give one idle connection to whoever waits in psycopg_pool."""
+        connection = self._idle_one()
+        if connection is not None:
+            connection.home.putconn(connection)
 
     def discard(self, connection: NodeConnection) -> None:
         """Return a connection that must not be used again."""
-        connection.close()
-        self._pool.putconn(connection)
+        with suppress(psycopg.Error):
+            connection.close()
+        with suppress(ValueError, PoolClosed):
+            connection.home.putconn(connection)
+
+    # For the sampler's helpers: these may wait
+
+    def sweep(self, now: float) -> None:
+        """Hand what has been idle for long back to psycopg_pool."""
+        for connection in self.long_idle(now):
+            connection.home.putconn(connection)
+
+    def renew(self) -> None:
+        """Use no connection again that was made until now; new ones are made when wanted."""
+        with self._changing:
+            self.epoch += 1
+            pool, self._pool = self._pool, None
+        for connection in self.all_idle():
+            self.discard(connection)
+        if pool is not None:
+            pool.close(timeout=0)
+
+    def warm_up(self, limit: float) -> None:
+        """Have ``min_size`` connections within ``limit`` seconds, else PoolTimeout."""
+        self.open().wait(timeout=limit)
 
     def statistics(self) -> dict[str, int]:
-        """psycopg_pool's counters."""
-        return self._pool.get_stats()
+        """psycopg_pool's counters, idle leases counted as available."""
+        pool = self._pool
+        if pool is None:
+            return {}
+        found = pool.get_stats()
+        found["pool_available"] = found.get("pool_available", 0) + len(self.idle)
+        found["requests_waiting"] = max(found.get("requests_waiting", 0), len(self.waiting))
+        return found
 
-    def why_no_connection(self, timeout: float) -> str:
-        """One line on why take() gave nothing."""
-        if self.last_error is not None:
-            return self.last_error
-        return (
-            f"no free connection within {timeout:g} s ({self._pool.max_size} at most, all in use)"
-        )
-
-    def close(self, timeout: float) -> None:
+    def close(self, limit: float) -> None:
         """Close all connections; those handed out are closed when they come back."""
-        self._pool.close(timeout=timeout)
+        with self._changing:
+            self._closed = True
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            for connection in self.all_idle():
+                self.discard(connection)
+            pool.close(timeout=limit)

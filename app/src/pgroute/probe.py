@@ -1,36 +1,35 @@
-"""Asking one server what it is. Talks, never decides."""
+"""One connection to one server, asked without ever waiting for the answer. Talks, never decides."""
 
 from __future__ import annotations
 
-import select
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import psycopg
+from psycopg import pq
 from psycopg.pq import ExecStatus
 
-from pgroute.topology import Answer, Observation, Silence
+from pgroute.core.lsn import reachable
+from pgroute.core.topology import Answer, Observation, Silence
 
-# A standby's timeline is known only as a lower bound to a user without pg_read_all_stats; of the
-# WAL receiver such a user sees that it runs, and nothing more.
-_QUESTION = b"""
+# The position comes before the timeline: a standby that is still on a timeline after telling its
+# position had not left it before. A standby's timeline is known only as a lower bound to a user
+# without pg_read_all_stats; of the WAL receiver such a user sees that it runs, and nothing more.
+QUESTION = b"""
 select pg_is_in_recovery(),
-       case when pg_is_in_recovery()
-            then greatest(checkpoint.timeline_id, recovery.min_recovery_end_timeline,
-                          receiver.received_tli)
-            else ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int
-       end,
-       system.system_identifier,
        case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
             else pg_current_wal_insert_lsn()
        end - '0/0'::pg_lsn,
-       receiver.pid is not null
-from pg_control_system() as system
-cross join pg_control_checkpoint() as checkpoint
-cross join pg_control_recovery() as recovery
-left join pg_stat_wal_receiver as receiver on true
+       case when pg_is_in_recovery()
+            then greatest((select timeline_id from pg_control_checkpoint()),
+                          (select min_recovery_end_timeline from pg_control_recovery()),
+                          (select received_tli from pg_stat_wal_receiver))
+            else ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int
+       end,
+       (select system_identifier from pg_control_system()),
+       exists (select from pg_stat_wal_receiver)
 """
+_NAME = b"pgroute_probe"
 
 
 def one_line(error: BaseException) -> str:
@@ -38,65 +37,92 @@ def one_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-class Prober:
-    """Owns one connection to one server, kept open between questions. Not thread-safe."""
+class Lost(Exception):
+    """The connection of a probe is gone; the text is one line."""
 
-    def __init__(
-        self, node: str, parameters: dict[str, Any], *, clock: Callable[[], float]
-    ) -> None:
-        self._node = node
-        self._parameters = parameters
-        self._clock = clock
-        self._connection: psycopg.Connection[Any] | None = None
 
-    def ask(self, *, timeout: float) -> Observation:
-        """The server's answer, or its silence after ``timeout`` seconds (connecting excluded)."""
+class Probe:
+    """Owns one connection. One question at a time; ``asked_at`` is None while none is open."""
+
+    def __init__(self, node: str, connection: psycopg.Connection[Any]) -> None:
+        self.node = node
+        self.asked_at: float | None = None
+        self._connection = connection
+        self._pgconn = connection.pgconn
+        self._prepared = False
+        self._result: pq.abc.PGresult | None = None  # come, but not yet its end
+
+    def fileno(self) -> int:
+        """The socket to watch for readability."""
+        return self._pgconn.socket
+
+    def ask(self, now: float) -> None:
+        """Send the question. Lost when the connection is."""
         try:
-            if self._connection is None:
-                self._connection = psycopg.connect(autocommit=True, **self._parameters)
-            return self._read(self._connection, self._clock() + timeout, timeout)
-        except TimeoutError as error:
-            self.close()
-            return Silence(self._node, str(error))
-        except (psycopg.Error, OSError, ValueError) as error:
-            self.close()
-            return Silence(self._node, one_line(error))
+            if self._prepared:
+                self._pgconn.send_query_prepared(_NAME, None)
+            else:
+                self._pgconn.send_prepare(_NAME, QUESTION)
+        except psycopg.Error as error:
+            raise Lost(one_line(error)) from error
+        self.asked_at = now
+
+    def receive(self) -> Observation | None:
+        """What has arrived: an answer, the server's refusal as Silence, or None: not all yet.
+
+        Lost when the connection is.
+        """
+        try:
+            self._pgconn.consume_input()
+            asked = self.asked_at
+            if asked is None:  # nothing was asked: a notice, a setting, or the goodbye
+                self._pgconn.is_busy()
+                self._look_alive()
+                return None
+            while not self._pgconn.is_busy():
+                part = self._pgconn.get_result()
+                if part is None:
+                    break
+                self._result = self._result or part
+            else:
+                return None
+        except psycopg.Error as error:
+            raise Lost(one_line(error)) from error
+        result, self._result, self.asked_at = self._result, None, None
+        if result is None:
+            raise Lost("the server closed the connection")
+        return self._understood(result, asked)
+
+    def _look_alive(self) -> None:
+        if self._pgconn.status != pq.ConnStatus.OK:
+            raise Lost("the server closed the connection")
+
+    def _understood(self, result: pq.abc.PGresult, asked: float) -> Observation | None:
+        if result.status == ExecStatus.COMMAND_OK and not self._prepared:
+            self._prepared = True
+            self.ask(asked)
+            return None
+        if result.status != ExecStatus.TUPLES_OK:
+            self._look_alive()
+            why = result.error_message.decode(errors="replace")
+            return Silence(self.node, (why.splitlines() or ["no answer"])[0].strip())
+        in_recovery, position, timeline, identifier, receiving = (
+            result.get_value(0, column) for column in range(5)
+        )
+        if timeline is None or identifier is None:
+            return Silence(self.node, "the server does not know its timeline")
+        standby = in_recovery == b"t"
+        at = None if position is None else int(position)
+        return Answer(
+            node=self.node,
+            in_recovery=standby,
+            timeline=int(timeline),
+            system_identifier=int(identifier),
+            position=at if standby or at is None else reachable(at),
+            receiving=receiving == b"t",
+        )
 
     def close(self) -> None:
-        """Close the connection, if there is one."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with suppress(psycopg.Error):
-                connection.close()
-
-    def _read(self, connection: psycopg.Connection[Any], deadline: float, timeout: float) -> Answer:
-        # Below psycopg's own execute(), which would wait for a frozen server without end.
-        pgconn = connection.pgconn
-        pgconn.send_query(_QUESTION)
-        incoming = select.poll()
-        incoming.register(pgconn.socket, select.POLLIN)
-        results = []
-        while True:
-            while pgconn.is_busy():
-                remaining = deadline - self._clock()
-                if remaining <= 0 or not incoming.poll(remaining * 1000):
-                    raise TimeoutError(f"no answer within {timeout:g} s")
-                pgconn.consume_input()
-            result = pgconn.get_result()
-            if result is None:
-                break
-            results.append(result)
-        result = results[0]
-        if result.status != ExecStatus.TUPLES_OK:
-            raise psycopg.OperationalError(result.error_message.decode(errors="replace"))
-        cells = [result.get_value(0, column) for column in range(result.nfields)]
-        if cells[1] is None or cells[2] is None:
-            raise ValueError("the server does not know its timeline")
-        return Answer(
-            node=self._node,
-            in_recovery=cells[0] == b"t",
-            timeline=int(cells[1]),
-            system_identifier=int(cells[2]),
-            position=None if cells[3] is None else int(cells[3]),
-            receiving=cells[4] == b"t",
-        )
+        """Close the connection."""
+        with suppress(psycopg.Error):
+            self._connection.close()

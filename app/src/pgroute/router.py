@@ -1,115 +1,118 @@
-"""The router: owns the pools and the monitor thread, hands out connections."""
+"""The router for threads."""
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from random import Random
-from typing import Self
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
+from typing import Any, Self, TypeVar
 
 import psycopg
-from psycopg import pq
-from psycopg.errors import ReadOnlySqlTransaction
-from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
+from psycopg import IsolationLevel
+from psycopg_pool import PoolClosed, PoolTimeout
 
-from pgroute.config import Settings
-from pgroute.errors import (
-    ForeignToken,
-    NodeUnavailable,
-    NoPrimary,
-    NoReadableNode,
-    RouterClosed,
-    RoutingError,
-    SplitBrain,
-    TokenNotReached,
-)
-from pgroute.lsn import Token, parse_lsn, reachable
-from pgroute.observer import Fault, Observer, Reason, Silent
-from pgroute.policies import POLICIES, Policy
-from pgroute.pool import NodeConnection, NodePool
-from pgroute.probe import Prober, one_line
-from pgroute.topology import Fence, Observation, Role, Silence, Topology, decide
+from pgroute import running
+from pgroute.base import Base, Holder, Plan, PoolReport, Steps
+from pgroute.commit import Commit
+from pgroute.connections import NodeConnection
+from pgroute.core.contracts import EVENTUAL, Contract, MaxLag
+from pgroute.core.lsn import Mark, Token
+from pgroute.core.topology import Topology
+from pgroute.core.trail import Trail
+from pgroute.ending import end
+from pgroute.errors import RouterClosed
+from pgroute.lease import FRESH_SECONDS
+from pgroute.leasing import lease_primary, lease_read
+from pgroute.observer import Reason
+from pgroute.pool import NodePool
+from pgroute.results import Result
+from pgroute.routes import NoRoute
+from pgroute.statements import Route as Lane
+from pgroute.timing import timed_cursors
+from pgroute.tokens import PendingToken
 
-_log = logging.getLogger("pgroute")
+__all__ = ["PoolReport", "Router", "Session"]
 
-_BACKOFF_SECONDS = (0.02, 1.0)  # first and longest pause between two attempts, before jitter
-_TOKEN_POLL_SECONDS = (0.001, 0.02)
-
-_WHERE_IS_THE_LOG = (
-    "select pg_current_wal_insert_lsn()::text, substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)"
-)
-_HOW_FAR_IS_REPLAY = "select pg_is_in_recovery(), pg_last_wal_replay_lsn()::text"
+T = TypeVar("T")
+_PLAIN = Plan(EVENTUAL)
 
 
-@dataclass(frozen=True, slots=True)
-class PoolReport:
-    """How full one pool is."""
+class Reading(Holder):
+    """``with router.read()``: any healthy replica, without thinking when there is one."""
 
-    node: str
-    purpose: str
-    size: int
-    available: int
-    waiting: int
+    __slots__ = ()
+
+    def __enter__(self) -> NodeConnection:
+        router = self.router
+        try:
+            route = router.next_read()
+            pool = route.pool
+            connection = pool.idle.pop()
+        except (IndexError, NoRoute):
+            return self._enter_slowly()
+        now = router.clock()
+        if now - connection.used_at > FRESH_SECONDS and not pool.fit(connection, now):
+            pool.discard(connection)
+            return self._enter_slowly()
+        self.pool = pool
+        self.route = route
+        self.connection = connection
+        connection.route = route.pair
+        pool.in_flight[self] = now + self.limit
+        route.count()
+        return connection  # type: ignore[no-any-return]
+
+    def _enter_slowly(self) -> NodeConnection:
+        return self.router.drive(lease_read(self.router, self))  # type: ignore[no-any-return]
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        pool, connection = self.pool, self.connection
+        if error is None and not connection.pgconn.transaction_status:
+            if pool.in_flight.pop(self, None) is None:
+                pool.discard(connection)  # done, but after the deadline
+            else:
+                pool.give_back(connection)
+            return
+        self.router.drive(end(self.router, self, error))
 
 
-@dataclass(slots=True)
-class _Lease:
-    pool: NodePool
-    connection: NodeConnection
-    deadline: float
+class PlannedReading(Holder):
+    """``with router.read(...)``: whatever meets the contract."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> NodeConnection:
+        return self.router.drive(lease_read(self.router, self))  # type: ignore[no-any-return]
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        running.note(self.router, self)  # also of a block that failed: it may have seen something
+        self.router.drive(end(self.router, self, error))
 
 
-class Router:
+class Writing(Holder):
+    """``with router.write()``: a transaction on the primary."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> NodeConnection:
+        steps = lease_primary(self.router, self, read_only=False, reason=Reason.WRITE)
+        return self.router.drive(steps)  # type: ignore[no-any-return]
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        self.router.drive(end(self.router, self, error))
+
+
+class Router(Base):
     """Hands out connections: the primary for writes, a healthy replica for reads.
 
     ``Router(dsn)``, ``Router(settings)``, or ``Router()`` for the ``PGROUTE_*`` environment.
-    Use it as a context manager, or call :meth:`open` and :meth:`close`. Thread-safe.
-    Raises ConfigurationError when the configuration cannot be used.
+    ``policy``: which replica is asked; ``observer``: who counts, traces and logs; ``statements``:
+    where a statement may run; ``after_connect`` and ``on_return``: called with each new connection
+    and with each one that comes back. Use it as a context manager, or call :meth:`open` and
+    :meth:`close`. Thread-safe. Raises ConfigurationError when the configuration cannot be used.
     """
-
-    def __init__(
-        self,
-        where: str | Settings | None = None,
-        *,
-        policy: Policy | None = None,
-        observer: Observer | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-        random: Random | None = None,
-    ) -> None:
-        if where is None:
-            settings = Settings.from_environment()
-        elif isinstance(where, str):
-            settings = Settings.from_dsn(where)
-        else:
-            settings = where
-        self.settings = settings
-        self._clock = clock
-        self._sleep = sleep
-        self._random = random or Random()  # noqa: S311 - spreads load, guards nothing
-        self._policy = policy or POLICIES[settings.policy](self._random)
-        self._observer: Observer = observer or Silent()
-        self._names = tuple(node.name for node in settings.members)
-        self._topology = Topology(
-            nodes=(), primary=None, replicas=(), fence=Fence(), problem="nothing was asked yet"
-        )
-        self._probers: dict[str, Prober] = {}
-        self._questions: dict[str, Future[Observation]] = {}
-        self._pools: dict[tuple[str, bool], NodePool] = {}
-        self._leases: dict[int, _Lease] = {}
-        self._lock = threading.Lock()
-        self._refresh_lock = threading.Lock()
-        self._wake = threading.Event()
-        self._closing = threading.Event()
-        self._suspicious = False
-        self._rounds = 0
-        self._executor: ThreadPoolExecutor | None = None
-        self._monitor: threading.Thread | None = None
 
     # Life
 
@@ -122,413 +125,367 @@ class Router:
 
     def open(self) -> None:
         """Ask every server once, then keep asking. A fleet without a primary is no error here."""
-        if self._monitor is not None:
+        if self.opened:
             raise RouterClosed("a router is opened once")
-        for node in self.settings.members:
-            parameters = self.settings.connection(node, user=self.settings.reader, read_only=True)
-            self._probers[node.name] = Prober(node.name, parameters, clock=self._clock)
-        self._executor = ThreadPoolExecutor(len(self._names), thread_name_prefix="pgroute-probe")
+        self.opened = True
+        self.fleet.start()
         # The first answers include connecting, which later ones do not.
-        self._ask(self.settings.connect_timeout_seconds + self.settings.probe_timeout_seconds)
-        self._monitor = threading.Thread(target=self._watch, name="pgroute-monitor", daemon=True)
-        self._monitor.start()
+        settings = self.settings
+        self._asked(settings.connect_timeout_seconds + settings.probe_timeout_seconds)
+        self.routes_changed()
+        self.fleet.in_background(self._learn_statements)
 
-    def close(self, *, timeout: float = 5.0) -> None:
-        """Stop asking, wait up to ``timeout`` seconds for connections in use, close everything."""
-        self._closing.set()
-        self._wake.set()
-        if self._monitor is not None:
-            self._monitor.join(timeout)
-        until = self._clock() + timeout
-        while self._leases and self._clock() < until:
-            self._sleep(0.02)
-        if self._executor is not None:
-            self._executor.shutdown(wait=False, cancel_futures=True)
-        wait(self._questions.values(), timeout=timeout)
-        for prober in self._probers.values():
-            prober.close()
-        with self._lock:
-            pools = list(self._pools.values())
-            self._pools.clear()
-        for pool in pools:
-            pool.close(timeout)
+    def warm_up(self, timeout: float = 5.0) -> None:
+        """Have ``pool_min_size`` connections for reads on the replicas and for writes on the
+        primary, within ``timeout`` seconds, else NodeUnavailable."""
+        self.drive(self.warming(timeout))
 
-    # What users call
+    def close(self, timeout: float = 5.0) -> None:
+        """Hand out nothing more, wait up to ``timeout`` seconds for connections in use, close all.
 
-    @property
-    def topology(self) -> Topology:
-        """Who is what, as of the last round of questions."""
-        return self._topology
-
-    @contextmanager
-    def write(self, *, timeout: float | None = None) -> Iterator[NodeConnection]:
-        """A connection to the primary, in a transaction that commits at the end of the block.
-
-        ``timeout``: seconds after which the block's connection is cut, default
-        ``operation_timeout_seconds``. Raises SplitBrain, NoPrimary or NodeUnavailable when
-        there is nowhere to write within ``checkout_timeout_seconds``.
+        What is still in use then is closed when it comes back.
         """
-        lease = self._lease_primary(read_only=False, reason=Reason.WRITE, timeout=timeout)
-        with self._held(lease) as connection:
-            yield connection
+        self.closed = True
+        self.next_read = self._not_open
+        until = self.clock() + timeout
+        while self.busy() and self.clock() < until:
+            time.sleep(0.005)
+        self.fleet.stop(timeout)
+        for pool in self.pools_by_key.values():
+            pool.close(max(until - self.clock(), 0.1))
 
-    @contextmanager
+    # Reading and writing
+
     def read(
         self,
+        contract: str | Contract = "eventual",
         *,
-        after: Token | None = None,
+        max_lag: MaxLag | None = None,
+        after: Token | Mark | None = None,
+        otherwise: str = "primary",
         node: str | None = None,
         timeout: float | None = None,
+        wait: bool = False,
         token_timeout: float | None = None,
-    ) -> Iterator[NodeConnection]:
-        """A read-only connection (autocommit) to a healthy replica, else to the primary.
+    ) -> Reading | PlannedReading:
+        """A read-only connection (autocommit) to a replica that meets the contract.
 
-        ``after``: only a server that has everything the token stands for; a replica that has not
-        caught up within ``token_timeout`` seconds (default ``token_timeout_seconds``) is left
-        for the primary. ``node``: that server and no other; then a token it does not reach is
-        TokenNotReached. Raises NoReadableNode or NodeUnavailable when nobody can serve it.
+        ``contract``: "eventual", "strong" (the primary) or a Contract. ``max_lag``: "500ms",
+        "16MB", timedelta or bytes. ``after``: a server that has everything the token stands for.
+        ``otherwise``, when no replica meets it: "primary", within a cap; "wait" first, up to
+        ``token_timeout`` seconds (``wait=True`` is the same); or "raise" ContractNotMet after as
+        long. ``node``: that server and no other. ``timeout``: seconds until the connection is cut
+        and DeadlineExceeded raised, default ``operation_timeout_seconds``.
+
+        Raises NoReadableNode, NodeUnavailable, ContractNotMet, TokenNotReached, TokenUnproven,
+        ForeignToken, UnknownContract.
         """
-        if token_timeout is None:
-            token_timeout = self.settings.token_timeout_seconds
-        if after is not None:
-            self._refuse_foreign(after)
-        if node is not None:
-            lease = self._lease_named(node, after, timeout, token_timeout)
-        else:
-            lease = self._lease_any(after, timeout, token_timeout)
-        with self._held(lease) as connection:
-            yield connection
+        limit = self.limit if timeout is None else timeout
+        if (
+            contract == "eventual"
+            and max_lag is None
+            and after is None
+            and node is None
+            and otherwise == "primary"
+        ):
+            return Reading(self, limit)
+        plan = self.plan(contract, max_lag, after, otherwise, node, wait, token_timeout)
+        return PlannedReading(self, limit, plan)
 
-    def token(self) -> Token:
-        """A token for everything committed before this call. One round trip to the primary.
+    def write(self, *, timeout: float | None = None) -> Writing:
+        """A connection to the primary, in a transaction that commits at the end of the block.
 
-        Call it after the commit, not inside the transaction: a position taken before the commit
-        says nothing about the commit.
+        ``timeout``: seconds until the connection is cut and DeadlineExceeded raised, default
+        ``operation_timeout_seconds``. Raises SplitBrain, NoPrimary or NodeUnavailable when there
+        is nowhere to write within ``checkout_timeout_seconds``, and CommitUnknown when nobody can
+        say whether the COMMIT happened.
         """
-        with self.write() as connection:
-            connection.autocommit = True
-            try:
-                row = connection.execute(_WHERE_IS_THE_LOG).fetchone()
-            finally:
-                if not connection.closed:
-                    connection.autocommit = False
-        if row is None:
-            raise NoPrimary("the primary gave no log position")
-        identifier = self._topology.fence.system_identifier
-        if identifier is None:
-            raise NoPrimary("the primary's system identifier is not known")
-        return Token(identifier, int(row[1], 16), reachable(parse_lsn(row[0])))
+        return Writing(self, self.limit if timeout is None else timeout)
+
+    def execute(
+        self,
+        sql: str,
+        params: Any = None,
+        *,
+        contract: str | Contract = "eventual",
+        max_lag: MaxLag | None = None,
+        after: Token | Mark | None = None,
+        otherwise: str = "primary",
+        wait: bool = False,
+        token_timeout: float | None = None,
+        idempotent: bool = False,
+        timeout: float | None = None,
+    ) -> Result:
+        """Run one statement where it may run, and again elsewhere when that is safe.
+
+        A statement that is known to be a read goes to a replica within the contract, as in
+        :meth:`read`; any other goes to the primary and commits by itself. ``idempotent``: it may
+        happen twice, so a write whose connection was lost is repeated; else that is CommitUnknown.
+        """
+        limit = self.limit if timeout is None else timeout
+        reads = self.lane(sql) is Lane.REPLICA
+        if not (
+            contract == "eventual" and max_lag is None and after is None and otherwise == "primary"
+        ):
+            plan = self.plan(contract, max_lag, after, otherwise, None, wait, token_timeout)
+            return self.run(running.Statement(sql, params, plan, reads, idempotent, limit))
+        if not reads:
+            return self.run(running.Statement(sql, params, _PLAIN, False, idempotent, limit))
+        next(self.calls)
+        reading = Reading(self, limit)
+        connection = reading.__enter__()
+        try:
+            cursor = connection.execute(sql, params)
+            rows = cursor.fetchall()
+        except BaseException as error:  # noqa: BLE001 - learnt from, then raised
+            return self._run_again(
+                running.Statement(sql, params, _PLAIN, True, idempotent, limit), reading, error
+            )
+        reading.__exit__(None, None, None)
+        return Result(cursor, rows, connection.node)
+
+    def transaction(
+        self,
+        fn: Callable[[NodeConnection], T],
+        *,
+        read_only: bool = False,
+        isolation: IsolationLevel | None = None,
+        timeout: float | None = None,
+    ) -> T:
+        """``fn(connection)`` in a transaction; its value. Retried as a whole when that is safe,
+        so ``fn`` must do nothing else that cannot be done twice.
+
+        ``read_only``: on a replica. ``timeout``: seconds for all attempts together.
+        """
+        limit = self.limit if timeout is None else timeout
+        steps = running.transaction(
+            self, fn, _PLAIN, read_only=read_only, isolation=isolation, limit=limit
+        )
+        return self.drive(steps)  # type: ignore[no-any-return]
+
+    def session(self, after: Token | None = None) -> Session:
+        """Reads that see what the session wrote and never go back in time. For one thread."""
+        return Session(self, after)
+
+    def settle(self, token: Token) -> Token:
+        """The token with its position: waits for the primary's sample, if it must."""
+        return token.settled if isinstance(token, PendingToken) else token
 
     def refresh(self) -> Topology:
         """Ask every server now, within ``probe_timeout_seconds``; the new topology."""
-        self._require_open()
-        return self._ask(self.settings.probe_timeout_seconds)
+        self.require_open()
+        self._asked(self.settings.probe_timeout_seconds)
+        return self.topology
 
-    def _ask(self, limit: float) -> Topology:
-        came = self._rounds
-        with self._refresh_lock:
-            if self._rounds > came:
-                return self._topology  # another thread began to ask after we came, and has ended
-            self._rounds += 1
-            executor = self._executor
-            if executor is None or self._closing.is_set():
-                raise RouterClosed("the router is not open")
-            for name, prober in self._probers.items():
-                asked = self._questions.get(name)
-                if asked is None or asked.done():  # else it still waits for an earlier answer
-                    self._questions[name] = executor.submit(
-                        prober.ask, timeout=self.settings.probe_timeout_seconds
-                    )
-            wait(self._questions.values(), timeout=limit)
-            self._suspicious = False
-            seen = [
-                question.result()
-                if (question := self._questions[name]).done()
-                else Silence(name, f"no answer within {limit:g} s")
-                for name in self._names
-            ]
-            before = self._topology
-            self._topology = after = decide(
-                seen, fence=before.fence, max_lag_bytes=self.settings.max_lag_bytes
-            )
-        if (before.primary, before.problem) != (after.primary, after.problem):
-            _log.info("primary: %s", after.primary or f"none ({after.problem})")
-        return after
+    # How it is done
 
-    def pools(self) -> list[PoolReport]:
-        """How full each pool is."""
-        with self._lock:
-            pools = list(self._pools.values())
-        reports = []
-        for pool in pools:
-            numbers = pool.statistics()
-            reports.append(
-                PoolReport(
-                    node=pool.node,
-                    purpose="read" if pool.read_only else "write",
-                    size=numbers.get("pool_size", 0),
-                    available=numbers.get("pool_available", 0),
-                    waiting=numbers.get("requests_waiting", 0),
-                )
-            )
-        return reports
-
-    # Choosing
-
-    def _lease_primary(self, *, read_only: bool, reason: Reason, timeout: float | None) -> _Lease:
-        self._require_open()
-        limit = self.settings.checkout_timeout_seconds
-        deadline = self._clock() + limit
-        pause = _BACKOFF_SECONDS[0]
-        topology = self.refresh() if self._suspicious else self._topology
-        trouble: str | None = None
-        while True:
-            name = topology.primary
-            if name is not None:
-                try:
-                    return self._lease(
-                        name,
-                        read_only,
-                        Role.PRIMARY,
-                        reason,
-                        timeout,
-                        checkout=min(
-                            max(deadline - self._clock(), 0.0),
-                            self.settings.connect_timeout_seconds,
-                        ),
-                    )
-                except NodeUnavailable as error:
-                    trouble = str(error)
-            elif topology.split:
-                raise SplitBrain(topology.problem)
-            remaining = deadline - self._clock()
-            if remaining <= 0:
-                if topology.primary is not None and trouble is not None:
-                    raise NodeUnavailable(trouble)
-                raise NoPrimary(f"{topology.problem} (waited {limit:g} s)")
-            self._sleep(min(remaining, pause * self._random.random()))
-            pause = min(pause * 2, _BACKOFF_SECONDS[1])
-            topology = self.refresh()
-
-    def _lease_any(
-        self, after: Token | None, timeout: float | None, token_timeout: float
-    ) -> _Lease:
-        self._require_open()
-        topology = self.refresh() if self._suspicious else self._topology
-        reason = Reason.NO_HEALTHY_REPLICA
-        for name in self._policy.order(topology.replicas) if topology.replicas else ():
-            try:
-                return self._lease_replica(name, after, timeout, token_timeout)
-            except TokenNotReached:
-                # The next replica would make the caller wait as long again.
-                reason = Reason.TOKEN_NOT_REACHED
-                break
-            except NodeUnavailable as error:
-                _log.warning("read: %s", error)
+    def drive(self, steps: Steps[T]) -> T:
+        """Run steps to their end; what they yield has happened already."""
         try:
-            return self._lease_primary(read_only=True, reason=reason, timeout=timeout)
-        except NoPrimary as error:
-            raise NoReadableNode(f"no healthy replica, and no primary: {error}") from error
+            value = next(steps)
+            while True:
+                value = steps.send(value)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
 
-    def _lease_named(
-        self, name: str, after: Token | None, timeout: float | None, token_timeout: float
-    ) -> _Lease:
-        self._require_open()
-        topology = self.refresh() if self._suspicious else self._topology
-        state = topology.node(name)
-        if state is None:
-            raise NodeUnavailable(f"there is no node {name}; known: {', '.join(self._names)}")
-        if state.role is Role.REPLICA:
-            return self._lease_replica(name, after, timeout, token_timeout, Reason.NAMED)
-        if state.role is Role.PRIMARY:
-            return self._lease(
-                name, True, Role.PRIMARY, Reason.NAMED, timeout, checkout=self._checkout_limit
-            )
-        raise NodeUnavailable(f"{name}: {state.state}")
+    def run(self, statement: running.Statement) -> Result:
+        """A statement with everything that may happen to it."""
+        return self.drive(running.execute(self, statement))
 
-    def _lease_replica(
-        self,
-        name: str,
-        after: Token | None,
-        timeout: float | None,
-        token_timeout: float,
-        reason: Reason = Reason.READ,
-    ) -> _Lease:
-        if after is not None and reason is Reason.READ:
-            reason = Reason.AFTER_TOKEN
-        lease = self._lease(
-            name, True, Role.REPLICA, reason, timeout, checkout=self._checkout_limit
+    def _run_again(
+        self, statement: running.Statement, reading: Reading, error: BaseException
+    ) -> Result:
+        """Go on after the first attempt has failed."""
+        lost = running.is_lost(reading.connection)
+        try:
+            self.drive(running.end_failed(self, reading, error, lost))
+        except running.Failure as failure:
+            return self.drive(running.execute(self, statement, failure))
+        raise error
+
+    def _asked(self, limit: float) -> None:
+        told = self.fleet.when(self.fleet.asked_since(self.clock()))
+        self.fleet.wake()
+        self.do_wait(told, limit)
+
+    def _settled(self, mark: Mark) -> Token:
+        return self.drive(self.settling(mark))
+
+    def _make_pool(self, name: str, read_only: bool) -> NodePool:
+        return NodePool(
+            name,
+            self.settings,
+            read_only=read_only,
+            after_connect=self.after_connect,
+            on_return=self.on_return,
+            cursors=self.cursors(timed_cursors),
+            clock=self.clock,
+            random=self.random,
         )
-        if after is None:
-            return lease
-        try:
-            self._wait_for_replay(lease.connection, after, token_timeout)
-        except BaseException as error:
-            self._judge(lease, error)
-            self._return(lease)
-            if isinstance(error, psycopg.OperationalError):
-                raise NodeUnavailable(f"{name}: {one_line(error)}") from error
-            raise
-        return lease
 
-    def _wait_for_replay(
-        self, connection: NodeConnection, after: Token, token_timeout: float
+    def do_take(self, pool: NodePool, limit: float) -> NodeConnection:
+        return pool.take(limit)
+
+    def do_give_back(self, pool: NodePool, connection: NodeConnection) -> None:
+        pool.give_back(connection)
+
+    def do_discard(self, pool: NodePool, connection: NodeConnection) -> None:
+        pool.discard(connection)
+
+    def do_commit(self, connection: NodeConnection, commit: Commit) -> None:
+        connection.end(commit)
+
+    def do_rollback(self, connection: NodeConnection) -> None:
+        with suppress(psycopg.Error):
+            connection.rollback()
+
+    def do_begin(
+        self, connection: NodeConnection, read_only: bool, isolation: IsolationLevel | None
     ) -> None:
-        name = connection.node
-        state = self._topology.node(name)
-        if state is None or state.timeline is None or state.timeline < after.timeline:
-            # On another branch of history the same position means something else.
-            raise TokenNotReached(f"{name} is not known to follow timeline {after.timeline}")
-        deadline = self._clock() + token_timeout
-        pause = _TOKEN_POLL_SECONDS[0]
-        while True:
-            row = connection.execute(_HOW_FAR_IS_REPLAY).fetchone()
-            if row is None or not row[0]:
-                raise TokenNotReached(f"{name} is no replica any more")
-            if row[1] is not None and parse_lsn(row[1]) >= after.position:
-                return
-            remaining = deadline - self._clock()
-            if remaining <= 0:
-                raise TokenNotReached(
-                    f"{name} has replayed {row[1]}, not yet {after}, within {token_timeout:g} s"
-                )
-            self._sleep(min(pause, remaining))
-            pause = min(pause * 2, _TOKEN_POLL_SECONDS[1])
+        connection.begin_as(isolation, explicit=read_only)
 
-    def _refuse_foreign(self, token: Token) -> None:
-        identifier = self._topology.fence.system_identifier
-        if identifier is not None and token.system_identifier != identifier:
-            raise ForeignToken(
-                f"the token is of cluster {token.system_identifier}, this one is {identifier}"
-            )
+    def do_query(
+        self, connection: NodeConnection, sql: Any, params: Any, prepare: bool | None
+    ) -> tuple[psycopg.Cursor[Any], list[Any]]:
+        connection.commit_each(True)
+        cursor = connection.execute(sql, params, prepare=prepare)
+        rows = cursor.fetchall() if cursor.description is not None else []
+        return cursor, rows
 
-    # Connections in use
+    def do_call(self, fn: Callable[[Any], Any], connection: NodeConnection) -> Any:
+        return fn(connection)
 
-    @property
-    def _checkout_limit(self) -> float:
-        return min(
-            self.settings.checkout_timeout_seconds, float(self.settings.connect_timeout_seconds)
+    def do_warm(self, pool: NodePool, limit: float) -> None:
+        pool.warm_up(limit)
+
+    def do_wait(self, future: Future[None], limit: float) -> bool:
+        try:
+            future.result(limit)
+        except FutureTimeout:
+            future.cancel()
+            return False
+        return True
+
+    def do_pause(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    # The fleet's crew, in helper threads
+
+    def renew(self, node: str, *, writes_only: bool = False) -> None:
+        """Use no connection to ``node`` again that was made until now."""
+        for read_only in (False,) if writes_only else (False, True):
+            self.pools_by_key[node, read_only].renew()
+
+    def warm(self, node: str, limit: float) -> None:
+        """Have connections to ``node`` ready."""
+        if not self.closed and self.settings.pool_sizes(read_only=True)[0]:
+            with suppress(PoolTimeout, PoolClosed):
+                self.pools_by_key[node, True].warm_up(limit)
+
+    def sweep(self, now: float) -> None:
+        """Put idle connections away; learn what statements do."""
+        for pool in self.pools_by_key.values():
+            pool.sweep(now)
+        self._learn_statements()
+
+    def _learn_statements(self) -> None:
+        if self.closed or not self.statements.due():
+            return
+        node = self.fleet.primary or next(iter(self.fleet.replicas), None)
+        if node is not None:
+            with self.read(node=node) as connection:
+                self.statements.refresh(lambda sql: connection.execute(sql).fetchall())
+
+
+class Session:
+    """What one user or job does: it reads its own writes, and never goes back in time.
+
+    Holds marks, no connection. ``after``: begin behind this token. For one thread at a time.
+    """
+
+    def __init__(self, router: Router, after: Token | None = None) -> None:
+        self._router = router
+        self._trail = Trail(None if after is None else router.settle(after))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def _plan(
+        self,
+        contract: str | Contract = "eventual",
+        max_lag: MaxLag | None = None,
+        after: Token | Mark | None = None,
+        otherwise: str = "primary",
+        node: str | None = None,
+        wait: bool = False,
+        token_timeout: float | None = None,
+    ) -> Plan:
+        return self._router.plan(
+            contract, max_lag, after, otherwise, node, wait, token_timeout, self._trail
         )
 
-    def _lease(
+    def read(
         self,
-        name: str,
-        read_only: bool,
-        role: Role,
-        reason: Reason,
-        timeout: float | None,
+        contract: str | Contract = "eventual",
         *,
-        checkout: float,
-    ) -> _Lease:
-        pool = self._pool(name, read_only)
-        try:
-            connection = pool.take(checkout)
-        except (PoolTimeout, TooManyRequests) as error:
-            self._suspicious = True
-            self._observer.failed(name, Fault.NO_CONNECTION)
-            raise NodeUnavailable(f"{name}: {pool.why_no_connection(checkout)}") from error
-        except PoolClosed as error:
-            raise RouterClosed("the router is closed") from error
-        if not read_only and connection.is_standby:
-            pool.discard(connection)
-            self._suspicious = True
-            self._observer.failed(name, Fault.READ_ONLY)
-            raise NodeUnavailable(f"{name}: is a replica by now")
-        if timeout is None:
-            timeout = self.settings.operation_timeout_seconds
-        lease = _Lease(pool, connection, self._clock() + timeout)
-        with self._lock:
-            self._leases[id(lease)] = lease
-        self._observer.routed(name, role, reason)
-        return lease
+        timeout: float | None = None,
+        **options: Any,
+    ) -> PlannedReading:
+        """As :meth:`Router.read`, and never behind what the session has written or seen."""
+        limit = self._router.limit if timeout is None else timeout
+        return PlannedReading(self._router, limit, self._plan(contract, **options))
 
-    @contextmanager
-    def _held(self, lease: _Lease) -> Iterator[NodeConnection]:
-        connection = lease.connection
-        try:
-            yield connection
-            if connection.pgconn.transaction_status != pq.TransactionStatus.IDLE:
-                connection.commit()
-        except BaseException as error:
-            self._judge(lease, error)
-            with suppress(psycopg.Error):
-                connection.rollback()
-            raise
-        finally:
-            self._return(lease)
+    def write(self, *, timeout: float | None = None) -> Writing:
+        """As :meth:`Router.write`; the session's later reads see it."""
+        limit = self._router.limit if timeout is None else timeout
+        return Writing(self._router, limit, self._plan())
 
-    def _return(self, lease: _Lease) -> None:
-        with self._lock:
-            self._leases.pop(id(lease), None)
-        with suppress(PoolClosed, ValueError):  # the router was closed meanwhile
-            lease.pool.give_back(lease.connection)
+    def execute(
+        self,
+        sql: str,
+        params: Any = None,
+        *,
+        contract: str | Contract = "eventual",
+        idempotent: bool = False,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> Result:
+        """As :meth:`Router.execute`, within the session."""
+        router = self._router
+        reads = router.lane(sql) is Lane.REPLICA
+        limit = router.limit if timeout is None else timeout
+        plan = self._plan(contract, **options)
+        return router.run(running.Statement(sql, params, plan, reads, idempotent, limit))
 
-    def _judge(self, lease: _Lease, error: BaseException) -> None:
-        """Learn from an error in the user's block, and say where it happened."""
-        if not isinstance(error, psycopg.Error):
-            return
-        node = lease.pool.node
-        error.add_note(f"pgroute: on node {node}")
-        if isinstance(error, ReadOnlySqlTransaction):
-            if lease.pool.read_only:
-                return  # the user wrote to a read-only connection: nothing to learn
-            fault = Fault.READ_ONLY
-        elif lease.connection.closed:
-            fault = Fault.CONNECTION_LOST
-        else:
-            return
-        self._observer.failed(node, fault)
-        self._suspicious = True
-        self._wake.set()
+    def transaction(
+        self,
+        fn: Callable[[NodeConnection], T],
+        *,
+        read_only: bool = False,
+        isolation: IsolationLevel | None = None,
+        timeout: float | None = None,
+    ) -> T:
+        """As :meth:`Router.transaction`, within the session."""
+        limit = self._router.limit if timeout is None else timeout
+        steps = running.transaction(
+            self._router,
+            fn,
+            self._plan(),
+            read_only=read_only,
+            isolation=isolation,
+            limit=limit,
+        )
+        return self._router.drive(steps)  # type: ignore[no-any-return]
 
-    def _pool(self, name: str, read_only: bool) -> NodePool:
-        key = (name, read_only)
-        pool = self._pools.get(key)
-        if pool is not None:
-            return pool
-        with self._lock:
-            if self._closing.is_set():
-                raise RouterClosed("the router is closed")
-            pool = self._pools.get(key)
-            if pool is None:
-                node = next(node for node in self.settings.members if node.name == name)
-                user = self.settings.reader if read_only else self.settings.writer
-                pool = NodePool(
-                    name,
-                    self.settings.connection(node, user=user, read_only=read_only),
-                    read_only=read_only,
-                    min_size=self.settings.pool_min_size,
-                    max_size=self.settings.pool_max_size,
-                )
-                pool.open()
-                self._pools[key] = pool
-        return pool
+    def token(self) -> Token | None:
+        """A token for all that the session has written or seen, None before the first of it.
 
-    def _require_open(self) -> None:
-        if self._executor is None or self._closing.is_set():
-            raise RouterClosed("the router is not open: use it in a with block")
-
-    # The monitor
-
-    def _watch(self) -> None:
-        while not self._closing.is_set():
-            self._wake.wait(self.settings.refresh_interval_seconds)
-            self._wake.clear()
-            if self._closing.is_set():
-                return
-            self._cut_overdue()
-            try:
-                self.refresh()
-            except (RouterClosed, RoutingError, RuntimeError):  # closed under our feet
-                if not self._closing.is_set():
-                    raise
-
-    def _cut_overdue(self) -> None:
-        now = self._clock()
-        with self._lock:
-            for lease in self._leases.values():
-                if lease.deadline <= now:
-                    lease.deadline = float("inf")
-                    _log.warning("%s: cutting a connection at its deadline", lease.pool.node)
-                    self._observer.failed(lease.pool.node, Fault.OVERDUE)
-                    lease.connection.cut()
+        Waits for samples, at most ``token_timeout_seconds`` for each server it has been on.
+        """
+        for mark in self._trail.pending:
+            self._router.drive(self._router.settling(mark))
+        self._trail.settle(self._router.fleet.ledger)
+        return self._trail.floor

@@ -1,19 +1,18 @@
-"""The router's choices and deadlines: its servers, pools and clock are played by the test."""
+"""Where connections come from and how they end, over servers that a test makes up."""
+# ruff: noqa: PT012, SIM117 - what happens within a block, and how it ends, is what is tested
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from types import SimpleNamespace
-from typing import Any, cast
 
 import psycopg
 import pytest
-from psycopg.errors import ReadOnlySqlTransaction, UniqueViolation
-from psycopg_pool import PoolTimeout
+from psycopg.errors import InFailedSqlTransaction, ReadOnlySqlTransaction, UniqueViolation
 
 from pgroute import (
+    ContractNotMet,
+    DeadlineExceeded,
     Fault,
     ForeignToken,
     NodeConnection,
@@ -28,132 +27,24 @@ from pgroute import (
     SplitBrain,
     Token,
     TokenNotReached,
+    UnknownContract,
 )
-from pgroute.observer import Silent
-from pgroute.pool import NodePool
-from pgroute.topology import Answer, Observation, Silence, Topology, decide
+from pgroute.core.topology import Answer, Silence
 
-PRIMARY = Answer("pg1", False, 1, 7, 1000, False)
-REPLICA_2 = Answer("pg2", True, 1, 7, 1000, True)
-REPLICA_3 = Answer("pg3", True, 1, 7, 1000, True)
-ALL_WELL: tuple[Observation, ...] = (PRIMARY, REPLICA_2, REPLICA_3)
+from .staged import (
+    ALL_WELL,
+    FAILED,
+    IN_TRANSACTION,
+    LOST,
+    PRIMARY,
+    REPLICA_2,
+    REPLICA_3,
+    Staged,
+)
+
+NOBODY = (Silence("pg1", "gone"), REPLICA_2, REPLICA_3)
+BEHIND = (PRIMARY, Answer("pg2", True, 1, 7, 990, True), Answer("pg3", True, 1, 7, 990, True))
 TOKEN = Token(7, 1, 1000)
-
-
-@dataclass
-class Clock:
-    """Time that passes only while somebody sleeps."""
-
-    now: float = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        assert seconds >= 0
-        self.now += max(seconds, 0.001)
-
-
-@dataclass
-class Connection:
-    """What the router uses of a connection."""
-
-    node: str
-    is_standby: bool = False
-    closed: bool = False
-    in_recovery: bool = True
-    replayed: list[str] = field(default_factory=lambda: ["0/3E8"])
-    done: list[str] = field(default_factory=list)
-    pgconn: Any = field(default_factory=lambda: SimpleNamespace(transaction_status=2))
-
-    def commit(self) -> None:
-        self.done.append("commit")
-
-    def rollback(self) -> None:
-        self.done.append("rollback")
-
-    def cut(self) -> None:
-        self.done.append("cut")
-
-    def execute(self, _: str) -> Any:
-        position = self.replayed.pop(0) if len(self.replayed) > 1 else self.replayed[0]
-        return SimpleNamespace(fetchone=lambda: (self.in_recovery, position))
-
-
-@dataclass
-class Pool:
-    """A pool of one connection, or of none."""
-
-    node: str
-    read_only: bool
-    connection: Connection | None
-    returned: list[Connection] = field(default_factory=list)
-
-    def take(self, timeout: float) -> Connection:
-        assert timeout >= 0
-        if self.connection is None:
-            raise PoolTimeout
-        return self.connection
-
-    def give_back(self, connection: Connection) -> None:
-        self.returned.append(connection)
-
-    discard = give_back
-
-    def why_no_connection(self, timeout: float) -> str:
-        return f"nothing within {timeout:g} s"
-
-
-@dataclass
-class Noted(Silent):
-    """An observer that remembers."""
-
-    routes: list[tuple[str, Role, Reason]] = field(default_factory=list)
-    faults: list[tuple[str, Fault]] = field(default_factory=list)
-
-    def routed(self, node: str, role: Role, reason: Reason) -> None:
-        self.routes.append((node, role, reason))
-
-    def failed(self, node: str, fault: Fault) -> None:
-        self.faults.append((node, fault))
-
-
-class Staged(Router):
-    """A router whose servers answer what is next on the list; the last answer stays."""
-
-    def __init__(self, *rounds: tuple[Observation, ...]) -> None:
-        self.clock = Clock()
-        self.noted = Noted()
-        super().__init__(
-            Settings.make(nodes="pg1=h:1,pg2=h:2,pg3=h:3", database="app", write_user="app"),
-            observer=self.noted,
-            clock=self.clock,
-            sleep=self.clock.sleep,
-        )
-        self.rounds = list(rounds)
-        self.asked = 0
-        self.played = {
-            (name, read_only): Pool(name, read_only, Connection(name))
-            for name in ("pg1", "pg2", "pg3")
-            for read_only in (False, True)
-        }
-        self.refresh()
-
-    def refresh(self) -> Topology:
-        self.asked += 1
-        self._suspicious = False
-        seen = self.rounds.pop(0) if len(self.rounds) > 1 else self.rounds[0]
-        self._topology = decide(seen, fence=self._topology.fence, max_lag_bytes=100)
-        return self._topology
-
-    def _require_open(self) -> None:
-        return
-
-    def _pool(self, name: str, read_only: bool) -> NodePool:
-        return cast(NodePool, self.played[name, read_only])
-
-    def watch_once(self) -> None:
-        self._cut_overdue()
 
 
 def node_of(lease: AbstractContextManager[NodeConnection]) -> str:
@@ -163,56 +54,99 @@ def node_of(lease: AbstractContextManager[NodeConnection]) -> str:
 
 def test_a_router_that_is_not_open_says_so() -> None:
     router = Router(Settings.make(nodes="h", database="app", write_user="app"))
-    for call in (router.write, router.read):
+    for call in (router.write, router.read, lambda: router.read("strong")):
         with pytest.raises(RouterClosed):
             node_of(call())
+    for act in (router.token, router.refresh, lambda: router.execute("select 1")):
+        with pytest.raises(RouterClosed):
+            act()
 
 
 def test_write_commits_and_gives_the_connection_back() -> None:
     router = Staged(ALL_WELL)
-    assert node_of(router.write()) == "pg1"
-    pool = router.played["pg1", False]
-    assert pool.connection is not None
-    assert (pool.connection.done, pool.returned) == (["commit"], [pool.connection])
+    pool, connection = router.pool("pg1", writes=True), router.connection("pg1", writes=True)
+    with router.write() as given:
+        assert given is connection  # type: ignore[comparison-overlap]
+        connection.status(IN_TRANSACTION)
+    assert (connection.done, pool.returned, pool.in_flight) == (["commit"], [connection], {})
     assert router.noted.routes == [("pg1", Role.PRIMARY, Reason.WRITE)]
 
 
+def test_a_write_that_raises_is_rolled_back() -> None:
+    router = Staged(ALL_WELL)
+    connection = router.connection("pg1", writes=True)
+    with pytest.raises(ZeroDivisionError), router.write():
+        connection.status(IN_TRANSACTION)
+        raise ZeroDivisionError
+    assert connection.done == ["rollback"]
+
+
+def test_a_failure_that_the_block_hid_is_not_taken_for_a_commit() -> None:
+    router = Staged(ALL_WELL)
+    connection = router.connection("pg1", writes=True)
+    with pytest.raises(InFailedSqlTransaction, match="rolled back"), router.write():
+        connection.status(FAILED)
+    assert connection.done == ["rollback"]
+
+
 def test_write_waits_for_a_primary() -> None:
-    nobody = (Silence("pg1", "gone"), REPLICA_2, REPLICA_3)
-    router = Staged(nobody, nobody, nobody, ALL_WELL)
+    router = Staged(NOBODY, NOBODY, NOBODY, NOBODY, ALL_WELL)
     assert node_of(router.write()) == "pg1"
-    assert router.asked == 4
+    assert len(router.rounds) == 1
 
 
 def test_write_without_a_primary_ends_at_its_deadline() -> None:
-    router = Staged((Silence("pg1", "gone"), REPLICA_2))
-    started = router.clock.now
+    router = Staged(NOBODY)
+    started = router.time.now
     with pytest.raises(NoPrimary, match=r"pg1: gone.*\(waited 5 s\)"):
         node_of(router.write())
-    assert 5.0 <= router.clock.now - started < 5.1
+    assert 5.0 <= router.time.now - started < 5.1
+
+
+def test_the_call_s_own_deadline_is_kept_while_it_waits_for_a_primary() -> None:
+    router = Staged(NOBODY)
+    started = router.time.now
+    with pytest.raises(NoPrimary, match=r"\(waited 0.5 s\)"):
+        node_of(router.write(timeout=0.5))
+    assert router.time.now - started < 0.6
 
 
 def test_split_brain_is_refused_at_once() -> None:
     router = Staged((PRIMARY, Answer("pg2", False, 1, 7, 900, False)))
-    started = router.clock.now
+    started = router.time.now
     with pytest.raises(SplitBrain, match="pg1 and pg2 are both writable"):
         node_of(router.write())
-    assert router.clock.now == started
+    assert router.time.now == started
 
 
 def test_write_connection_to_a_standby_is_not_used() -> None:
-    promoted = (Answer("pg1", True, 1, 7, 1, True), Answer("pg2", False, 2, 7, 1000, False))
+    promoted = (Answer("pg1", True, 2, 7, 1, True), Answer("pg2", False, 2, 7, 1000, False))
     router = Staged(ALL_WELL, promoted)
-    router.played["pg1", False].connection = Connection("pg1", is_standby=True)
+    pool = router.pool("pg1", writes=True)
+    router.connection("pg1", writes=True).is_standby = True
     assert node_of(router.write()) == "pg2"
-    assert router.noted.faults == [("pg1", Fault.READ_ONLY)]
+    assert router.noted.faults[0] == ("pg1", Fault.READ_ONLY)
+    assert pool.discarded
+
+
+def test_whoever_writes_on_a_primary_that_was_replaced_is_cut() -> None:
+    promoted = (Silence("pg1", "gone"), Answer("pg2", False, 2, 7, 1000, False))
+    router = Staged(ALL_WELL, promoted)
+    connection = router.connection("pg1", writes=True)
+    with pytest.raises(NodeUnavailable, match="pg1: it is the primary no more"), router.write():
+        connection.status(IN_TRANSACTION)
+        router.play()
+        assert connection.done == ["cut"]
+        connection.status(LOST)
+    assert router.pool("pg1", writes=True).renewed == 1
+    assert "commit" not in connection.done
 
 
 def test_read_tries_the_next_replica_then_the_primary() -> None:
     router = Staged(ALL_WELL)
-    router.played["pg2", True].connection = None
+    router.pool("pg2").connection = None
     assert {node_of(router.read()) for _ in range(4)} == {"pg3"}
-    router.played["pg3", True].connection = None
+    router.pool("pg3").connection = None
     assert node_of(router.read()) == "pg1"
     assert router.noted.routes[-1] == ("pg1", Role.PRIMARY, Reason.NO_HEALTHY_REPLICA)
 
@@ -223,42 +157,118 @@ def test_read_with_nobody_left_says_why() -> None:
         node_of(router.read())
 
 
-def test_read_after_a_token_waits_for_replay() -> None:
-    router = Staged((PRIMARY, REPLICA_2))
-    router.played["pg2", True].connection = Connection("pg2", replayed=["0/1", "0/3E7", "0/3E8"])
-    assert node_of(router.read(after=TOKEN)) == "pg2"
-    assert router.noted.routes == [("pg2", Role.REPLICA, Reason.AFTER_TOKEN)]
-
-
-def test_read_after_a_token_goes_to_the_primary_at_its_deadline() -> None:
+def test_strong_reads_are_the_primary_s() -> None:
     router = Staged(ALL_WELL)
-    for node in ("pg2", "pg3"):
-        router.played[node, True].connection = Connection(node, replayed=["0/3E7"])
-    started = router.clock.now
-    assert node_of(router.read(after=TOKEN, token_timeout=0.5)) == "pg1"
-    assert 0.5 <= router.clock.now - started < 0.55
-    assert router.noted.routes[-1] == ("pg1", Role.PRIMARY, Reason.TOKEN_NOT_REACHED)
-    assert router.played["pg2", True].returned
+    assert node_of(router.read("strong")) == "pg1"
+    assert router.noted.routes == [("pg1", Role.PRIMARY, Reason.STRONG)]
 
 
-def test_a_replica_that_was_promoted_meanwhile_does_not_answer_for_a_token() -> None:
-    router = Staged((PRIMARY, REPLICA_2))
-    router.played["pg2", True].connection = Connection("pg2", in_recovery=False)
+def test_an_unknown_contract_is_refused() -> None:
+    router = Staged(ALL_WELL)
+    for call in (
+        lambda: router.read("quick"),
+        lambda: router.read(max_lag="3 weeks"),
+        lambda: router.execute("select 1", otherwise="perhaps"),
+    ):
+        with pytest.raises(UnknownContract):
+            call()
+
+
+def test_read_after_a_token_takes_a_replica_that_has_it() -> None:
+    behind = Answer("pg3", True, 1, 7, 999, True)
+    router = Staged((PRIMARY, REPLICA_2, behind))
+    assert {node_of(router.read(after=TOKEN)) for _ in range(4)} == {"pg2"}
+    assert router.noted.routes[-1] == ("pg2", Role.REPLICA, Reason.AFTER_TOKEN)
+
+
+def test_read_after_a_token_nobody_has_goes_to_the_primary_at_once() -> None:
+    router = Staged(BEHIND)
+    started = router.time.now
     assert node_of(router.read(after=TOKEN)) == "pg1"
-    with pytest.raises(TokenNotReached, match="pg2 is no replica any more"):
-        node_of(router.read(node="pg2", after=TOKEN))
+    assert router.time.now == started
+    assert router.noted.routes[-1] == ("pg1", Role.PRIMARY, Reason.TOKEN_NOT_REACHED)
+    assert router.noted.spills == [(Reason.TOKEN_NOT_REACHED, True)]
 
 
-def test_token_of_a_newer_timeline_is_not_read_from_an_older_one() -> None:
+def test_read_that_waits_gets_a_replica_once_it_has_the_token() -> None:
+    router = Staged(BEHIND, BEHIND, BEHIND, (PRIMARY, REPLICA_2, BEHIND[2]))
+    assert node_of(router.read(after=TOKEN, wait=True)) == "pg2"
+
+
+def test_read_that_waits_goes_to_the_primary_at_its_deadline() -> None:
+    router = Staged(BEHIND)
+    started = router.time.now
+    assert node_of(router.read(after=TOKEN, token_timeout=0.5)) == "pg1"
+    assert 0.5 <= router.time.now - started < 0.55
+
+
+def test_read_that_raises_does_so_at_its_deadline() -> None:
+    router = Staged(BEHIND)
+    started = router.time.now
+    with pytest.raises(ContractNotMet, match=r"no replica meets after=.*\(waited 1 s\)"):
+        node_of(router.read(after=TOKEN, otherwise="raise"))
+    assert 1.0 <= router.time.now - started < 1.1
+
+
+def test_reads_that_spill_are_capped() -> None:
+    router = Staged(BEHIND, spill_reads_per_second=2)
+    assert [node_of(router.read(after=TOKEN)) for _ in range(2)] == ["pg1", "pg1"]
+    with pytest.raises(ContractNotMet, match="2 reads per second"):
+        node_of(router.read(after=TOKEN))
+    assert router.noted.spills[-1] == (Reason.TOKEN_NOT_REACHED, False)
+
+
+def test_strong_reads_are_not_capped() -> None:
+    router = Staged(BEHIND, spill_reads_per_second=0)
+    assert node_of(router.read("strong")) == "pg1"
+
+
+def test_lag_that_is_too_old_is_not_read() -> None:
     router = Staged(ALL_WELL)
-    with pytest.raises(TokenNotReached, match="not known to follow timeline 2"):
-        node_of(router.read(node="pg2", after=Token(7, 2, 1)))
-    assert node_of(router.read(after=Token(7, 2, 1))) == "pg1"
+    assert node_of(router.read(max_lag="1s")) in ("pg2", "pg3")
+    assert router.noted.routes[-1][2] is Reason.MAX_LAG
+    router.time.sleep(1.5)
+    assert node_of(router.read(max_lag="1s")) == "pg1"
+    assert router.noted.routes[-1] == ("pg1", Role.PRIMARY, Reason.LAG_EXCEEDED)
+
+
+def test_a_token_settles_with_a_sample_that_started_later() -> None:
+    router = Staged(ALL_WELL)
+    router.time.sleep(0.5)
+    token = router.token()
+    assert node_of(router.read(after=token)) == "pg1"  # no later sample has come in
+    router.time.sleep(0.1)
+    router.play()
+    assert node_of(router.read(after=token)) in ("pg2", "pg3")
+    assert str(token) == "7-1-0/3E8"
+    assert Token.parse(token.text) == token
+
+
+def test_token_of_a_newer_timeline_is_read_from_nobody_who_may_not_have_it() -> None:
+    router = Staged(ALL_WELL)
+    for options in ({}, {"node": "pg2"}):
+        with pytest.raises(TokenNotReached, match=r"the token is of timeline 2.*is on 1"):
+            node_of(router.read(after=Token(7, 2, 1), **options))  # type: ignore[arg-type]
 
 
 def test_token_of_another_cluster_is_refused() -> None:
     with pytest.raises(ForeignToken, match="cluster 8, this one is 7"):
         node_of(Staged(ALL_WELL).read(after=Token(8, 1, 1)))
+
+
+def test_a_named_node_that_has_not_the_token_says_what_it_has() -> None:
+    router = Staged(BEHIND)
+    with pytest.raises(TokenNotReached, match="pg2 has replayed 0/3DE: not after="):
+        node_of(router.read(node="pg2", after=TOKEN))
+
+
+def test_a_named_node_that_gives_nothing_is_no_reason_to_ask_another() -> None:
+    router = Staged(ALL_WELL)
+    router.pool("pg2").connection = None
+    with pytest.raises(NodeUnavailable, match="pg2: refused"):
+        node_of(router.read(node="pg2"))
+    with pytest.raises(NodeUnavailable, match="there is no node pg9"):
+        node_of(router.read(node="pg9"))
 
 
 @pytest.mark.parametrize(
@@ -272,45 +282,62 @@ def test_a_telling_error_makes_the_router_ask_again(
     make: Callable[[str], Exception], lost: bool, fault: Fault
 ) -> None:
     router = Staged(ALL_WELL)
-    connection = router.played["pg1", False].connection
-    assert connection is not None
-    with pytest.raises(psycopg.Error) as raised, router.write():  # noqa: PT012
-        connection.closed = lost
+    connection = router.connection("pg1", writes=True)
+    with pytest.raises(psycopg.Error) as raised, router.write():
+        connection.status(LOST if lost else FAILED)
         raise make("refused")
     assert raised.value.__notes__ == ["pgroute: on node pg1"]
-    assert connection.done == ["rollback"]
+    assert connection.done == ([] if lost else ["rollback"])
     assert router.noted.faults == [("pg1", fault)]
-    asked = router.asked
-    connection.closed = False
-    node_of(router.write())
-    assert router.asked == asked + 1
+    assert router.asked == 1
 
 
 def test_an_error_of_the_statement_itself_changes_nothing() -> None:
     router = Staged(ALL_WELL)
     with pytest.raises(UniqueViolation), router.write():
         raise UniqueViolation("twice")
-    node_of(router.write())
-    assert (router.asked, router.noted.faults) == (1, [])
+    assert (router.asked, router.noted.faults) == (0, [])
 
 
 def test_a_block_that_outlives_its_timeout_is_cut_once() -> None:
     router = Staged(ALL_WELL)
-    connection = router.played["pg1", False].connection
-    assert connection is not None
-    with router.write(timeout=2):
-        router.clock.sleep(1.9)
-        router.watch_once()
-        assert connection.done == []
-        router.clock.sleep(0.2)
-        router.watch_once()
-        router.watch_once()
-        assert connection.done == ["cut"]
+    connection = router.connection("pg1", writes=True)
+    with pytest.raises(DeadlineExceeded, match="pg1: not done within 2 s"):
+        with router.write(timeout=2):
+            router.time.sleep(1.9)
+            router.watch(router.time.now)
+            assert connection.done == []
+            router.time.sleep(0.2)
+            router.watch(router.time.now)
+            router.watch(router.time.now)
+            assert connection.done == ["cut"]
+            connection.status(LOST)
+            raise psycopg.OperationalError("the socket is closed")
     assert router.noted.faults == [("pg1", Fault.OVERDUE)]
+    assert router.pool("pg1", writes=True).discarded == [connection]
 
 
-def test_a_named_node_that_gives_nothing_is_no_reason_to_ask_another() -> None:
+def test_a_write_that_was_cut_is_not_committed() -> None:
     router = Staged(ALL_WELL)
-    router.played["pg2", True].connection = None
-    with pytest.raises(NodeUnavailable, match="pg2: nothing within 3 s"):
-        node_of(router.read(node="pg2"))
+    connection = router.connection("pg1", writes=True)
+    with pytest.raises(DeadlineExceeded), router.write(timeout=2):
+        connection.status(IN_TRANSACTION)
+        router.time.sleep(2.1)
+        router.watch(router.time.now)
+    assert "commit" not in connection.done
+
+
+def test_a_reader_on_a_node_that_stays_silent_is_cut() -> None:
+    silent = (PRIMARY, Silence("pg2", "no answer within 0.3 s"), REPLICA_3)
+    router = Staged(ALL_WELL, silent)
+    connection = router.connection("pg2")
+    with pytest.raises(NodeUnavailable, match="pg2: it is silent"):
+        with router.read(node="pg2"):
+            connection.status(1)  # waits for its answer
+            router.play()
+            assert connection.done == []
+            router.time.sleep(0.31)
+            router.play()
+            assert connection.done == ["cut"]
+            connection.status(LOST)
+            raise psycopg.OperationalError("the socket is closed")

@@ -28,11 +28,13 @@ class Scripted(Router):
     def open(self) -> None:
         self.life.append("opened")
 
-    def close(self, *, timeout: float = 5.0) -> None:
+    def close(self, timeout: float = 5.0) -> None:
         self.life.append("closed")
 
     def see(self, *seen: Observation) -> None:
-        self._topology = decide(seen, fence=self._topology.fence, max_lag_bytes=100)
+        self.fleet.topology = decide(
+            seen, fence=self.fleet.topology.fence, max_lag_bytes=100
+        )
 
 
 @pytest.fixture

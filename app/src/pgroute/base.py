@@ -1,0 +1,391 @@
+"""What both routers are made of: settings, fleet, pools, routes, and the choice among them.
+
+Whatever may have to wait is written once, as a generator (a :data:`Steps`): it calls the front's
+``do_...`` methods and yields what they return. The synchronous front's methods have done their
+work by then; what the asynchronous one's return is awaited by whoever drives the generator.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from contextvars import ContextVar
+from dataclasses import dataclass
+from itertools import count
+from random import Random
+from typing import Any, Protocol, TypeVar
+
+from psycopg import IsolationLevel
+from psycopg_pool import PoolTimeout
+
+from pgroute.commit import Commit
+from pgroute.config import Settings
+from pgroute.core.budgets import RatioBudget, TokenBucket
+from pgroute.core.contracts import Contract
+from pgroute.core.lsn import Mark, Token
+from pgroute.core.policies import POLICIES, Policy
+from pgroute.core.topology import Role, Topology
+from pgroute.core.trail import Trail
+from pgroute.errors import NodeUnavailable, RouterClosed, TokenNotReached
+from pgroute.fleet import Fleet
+from pgroute.lease import Front
+from pgroute.observer import Fault, Observer, Reason, Silent
+from pgroute.routes import PoolStats, Route, Routes, picker
+from pgroute.statements import Route as Lane
+from pgroute.statements import Statements
+from pgroute.timing import Stopwatch
+from pgroute.tokens import PendingToken, unsettled
+
+_log = logging.getLogger("pgroute")
+
+T = TypeVar("T")
+Steps = Generator[Any, Any, T]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolReport:
+    """How full one pool is."""
+
+    node: str
+    purpose: str
+    size: int
+    available: int
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A read that is more than "any healthy replica". Times in seconds."""
+
+    contract: Contract
+    node: str | None = None
+    trail: Trail | None = None
+    wait: float = 0.0  # for a replica to meet the contract
+    reason: Reason | None = None  # instead of the contract's own
+
+
+class Holder:
+    """Whoever has a connection: the context managers of both fronts."""
+
+    __slots__ = (
+        "connection",
+        "epoch",
+        "limit",
+        "plan",
+        "pool",
+        "route",
+        "router",
+        "timeline",
+        "verdict",
+    )
+
+    def __init__(self, router: Any, limit: float, plan: Plan | None = None) -> None:
+        self.router = router
+        self.limit = limit
+        self.plan = plan
+        self.verdict: str | None = None  # why the connection was cut, if it was
+
+    pool: Any
+    connection: Any
+    route: Route
+    timeline: int
+    epoch: int
+
+
+class Pool(Protocol):
+    """What the router needs of a pool; a front's own pools do more."""
+
+    def statistics(self) -> dict[str, int]: ...
+
+
+class Base(ABC):
+    """A router without its verbs. See :class:`pgroute.Router` for the arguments."""
+
+    def __init__(
+        self,
+        where: str | Settings | None = None,
+        *,
+        policy: Policy | None = None,
+        observer: Observer | None = None,
+        statements: Statements | None = None,
+        after_connect: Callable[[Any], Any] | None = None,
+        on_return: Callable[[Any], Any] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        random: Random | None = None,
+    ) -> None:
+        if where is None:
+            settings = Settings.from_environment()
+        elif isinstance(where, str):
+            settings = Settings.from_dsn(where)
+        else:
+            settings = where
+        self.settings = settings
+        self.clock = clock
+        self.observer: Observer = observer or Silent()
+        self.statements = statements or Statements(clock=clock)
+        self.random = random or Random()  # noqa: S311 - spreads load, guards nothing
+        self.policy = policy or POLICIES[settings.policy](self.random)
+        self.after_connect = after_connect
+        self.on_return = on_return
+        self.fleet = Fleet(settings, self, self.observer, clock=clock, random=self.random)
+        self.limit = settings.operation_timeout_seconds
+        self.calls = count()
+        self.retry_budget = RatioBudget(settings.retry_share, reserve=10)
+        self.hedge_budget = RatioBudget(settings.hedge_share, most=100)
+        self.spill_cap = TokenBucket(
+            per_second=settings.spill_reads_per_second,
+            burst=settings.spill_reads_per_second,
+            now=clock(),
+        )
+        self.pools_by_key: dict[tuple[str, bool], Any] = {
+            (name, read_only): self._make_pool(name, read_only)
+            for name in self.fleet.names
+            for read_only in (True, False)
+        }
+        self.stats = {name: PoolStats(self.pools_by_key[name, True]) for name in self.fleet.names}
+        self.routes = Routes(self.observer)
+        self.next_read: Callable[[], Route] = self._not_open
+        self.opened = False
+        self.closed = False
+        self._last_write: ContextVar[Mark | None] = ContextVar("pgroute_last_write", default=None)
+
+    # The front's part
+
+    @abstractmethod
+    def _make_pool(self, name: str, read_only: bool) -> Front[Any]: ...
+
+    @abstractmethod
+    def do_take(self, pool: Any, limit: float) -> Any:
+        """A live connection of ``pool``; psycopg_pool's errors pass."""
+
+    @abstractmethod
+    def do_give_back(self, pool: Any, connection: Any) -> Any:
+        """Return a connection that is in no transaction."""
+
+    @abstractmethod
+    def do_discard(self, pool: Any, connection: Any) -> Any:
+        """Return a connection that must not be used again."""
+
+    @abstractmethod
+    def do_commit(self, connection: Any, commit: Commit) -> Any:
+        """Commit."""
+
+    @abstractmethod
+    def do_rollback(self, connection: Any) -> Any:
+        """Roll back."""
+
+    @abstractmethod
+    def do_begin(self, connection: Any, read_only: bool, isolation: IsolationLevel | None) -> Any:
+        """Let the next statement begin a transaction."""
+
+    @abstractmethod
+    def do_query(self, connection: Any, sql: Any, params: Any, prepare: bool | None) -> Any:
+        """Run one statement that commits by itself; (cursor, its rows)."""
+
+    @abstractmethod
+    def do_warm(self, pool: Any, limit: float) -> Any:
+        """Have the pool's fewest connections; PoolTimeout."""
+
+    @abstractmethod
+    def do_call(self, fn: Callable[[Any], Any], connection: Any) -> Any:
+        """The caller's function with a connection."""
+
+    @abstractmethod
+    def do_wait(self, future: Future[None], limit: float) -> Any:
+        """True once the future is done, False after ``limit`` seconds; its error is raised."""
+
+    @abstractmethod
+    def do_pause(self, seconds: float) -> Any:
+        """Do nothing for so long."""
+
+    @abstractmethod
+    def renew(self, node: str, *, writes_only: bool = False) -> None:
+        """Use no connection to ``node`` again that was made until now."""
+
+    @abstractmethod
+    def warm(self, node: str, limit: float) -> None:
+        """Have connections to ``node`` ready."""
+
+    @abstractmethod
+    def sweep(self, now: float) -> None:
+        """Put idle connections away; learn what statements do."""
+
+    # What users call
+
+    @property
+    def topology(self) -> Topology:
+        """Who is what, as of the servers' last answers."""
+        return self.fleet.topology
+
+    def pools(self) -> list[PoolReport]:
+        """How full each pool is that has been used."""
+        reports = []
+        for (node, read_only), pool in self.pools_by_key.items():
+            numbers = pool.statistics()
+            if numbers:
+                reports.append(
+                    PoolReport(
+                        node=node,
+                        purpose="read" if read_only else "write",
+                        size=numbers.get("pool_size", 0),
+                        available=numbers.get("pool_available", 0),
+                        waiting=numbers.get("requests_waiting", 0),
+                    )
+                )
+        return reports
+
+    def token(self) -> Token:
+        """A token for everything committed before this call. No round trip.
+
+        Call it after the commit, not inside the transaction. Its position settles with the first
+        sample of the primary that starts from now on; until then a read after it goes to the
+        primary, or waits if it is told to. Its text waits for the sample, at most
+        ``token_timeout_seconds``.
+        """
+        self.require_open()
+        fleet = self.fleet
+        fleet.want()
+        last = self._last_write.get()
+        if last is not None and last.timeline != fleet.ledger.timeline:
+            return PendingToken(last, self._settled)  # of before a failover: it may be lost
+        return PendingToken(fleet.mark(fleet.topology.primary or "", self.clock()), self._settled)
+
+    @abstractmethod
+    def _settled(self, mark: Mark) -> Token: ...
+
+    def settling(self, mark: Mark) -> Steps[Token]:
+        """Wait until the ledger can say where ``mark`` is."""
+        self.require_open()
+        fleet, limit = self.fleet, self.settings.token_timeout_seconds
+        token = fleet.ledger.settle(mark)
+        if token is None:
+            fleet.want()
+            yield self.do_wait(fleet.when(lambda: fleet.ledger.settle(mark) is not None), limit)
+            token = fleet.ledger.settle(mark)
+        if token is None:
+            raise TokenNotReached(
+                f"{mark.node or 'the primary'} has not told its position within {limit:g} s"
+            )
+        return token
+
+    def warming(self, limit: float) -> Steps[None]:
+        """Open the pools that will be used."""
+        self.require_open()
+        fleet, until = self.fleet, self.clock() + limit
+        wanted = [(name, True) for name in fleet.replicas]
+        if fleet.primary is not None:
+            wanted.append((fleet.primary, False))
+        for key in wanted:
+            pool = self.pools_by_key[key]
+            try:
+                yield self.do_warm(pool, max(until - self.clock(), 0.001))
+            except PoolTimeout as error:
+                raise NodeUnavailable(f"{key[0]}: {pool.why_no_connection(limit)}") from error
+
+    # For the fronts
+
+    def busy(self) -> bool:
+        """Whether any connection is in use."""
+        return any(pool.in_flight for pool in self.pools_by_key.values())
+
+    def require_open(self) -> None:
+        """RouterClosed unless the router is open."""
+        if not self.opened or self.closed:
+            raise RouterClosed("the router is not open: use it in a with block")
+
+    def _not_open(self) -> Route:
+        raise RouterClosed("the router is not open: use it in a with block")
+
+    def plan(
+        self,
+        contract: str | Contract,
+        max_lag: Any,
+        after: Token | Mark | None,
+        otherwise: str,
+        node: str | None,
+        wait: bool,
+        token_timeout: float | None,
+        trail: Trail | None = None,
+    ) -> Plan:
+        """The plan of a caller's words. UnknownContract says what is wrong with them."""
+        if (wait or token_timeout is not None) and otherwise == "primary":
+            otherwise = "wait"
+        made = Contract.of(contract, max_lag=max_lag, after=unsettled(after), otherwise=otherwise)
+        limit = self.settings.token_timeout_seconds if token_timeout is None else token_timeout
+        self.fleet.want()
+        return Plan(made, node, trail, limit)
+
+    def lane(self, sql: object) -> Lane:
+        """Where a statement may run: known texts cost one lookup."""
+        return self.statements.route(sql) if isinstance(sql, str) else Lane.PRIMARY
+
+    def route(self, node: str, read_only: bool, role: Role, reason: Reason) -> Route:
+        """The route to a node's pool."""
+        return self.routes[self.pools_by_key[node, read_only], role, reason]
+
+    def hand_out(self, holder: Holder, route: Route, connection: Any, now: float) -> Any:
+        """Enter a lease into the books."""
+        fleet = self.fleet
+        holder.pool = route.pool
+        holder.route = route
+        holder.connection = connection
+        holder.timeline = fleet.ledger.timeline
+        holder.epoch = fleet.ledger.epoch(route.node)
+        connection.route = route.pair
+        route.pool.in_flight[holder] = now + holder.limit
+        route.count()
+        return connection
+
+    def wrote(self, holder: Holder) -> Mark:
+        """A write has ended: the mark of it, kept for :meth:`token`."""
+        mark = Mark(holder.route.node, self.clock(), holder.timeline, holder.epoch)
+        self._last_write.set(mark)
+        if holder.plan is not None and holder.plan.trail is not None:
+            self.fleet.want()
+            holder.plan.trail.note(mark)
+        return mark
+
+    def cursors(self, make: Callable[[Stopwatch], Any]) -> dict[str, Any]:
+        """Connection arguments that make cursors tell the observer of their statements."""
+        if not self.observer.wants_queries:
+            return {}
+        timed = make(Stopwatch(self.observer))
+        return {"cursor_factory": timed.cursor, "server_cursor_factory": timed.server_cursor}
+
+    # The fleet's crew
+
+    def routes_changed(self) -> None:
+        """Make the fast path anew."""
+        if self.opened and not self.closed:
+            names = self.fleet.replicas
+            routes = [self.route(name, True, Role.REPLICA, Reason.READ) for name in names]
+            self.next_read = picker(routes, self.policy, self.stats)
+
+    def watch(self, now: float) -> None:
+        """Cut whoever is past the deadline."""
+        for pool in self.pools_by_key.values():
+            for holder in pool.overdue(now):
+                _log.warning("%s: cutting a connection at its deadline", pool.node)
+                self.observer.failed(pool.node, Fault.OVERDUE)
+                holder.connection.cut()
+
+    def cut_reads(self, node: str) -> None:
+        """Cut whoever waits for an answer to a read from a silent node."""
+        self._cut(self.pools_by_key[node, True], "it is silent", busy_only=True)
+
+    def cut_writes(self, node: str) -> None:
+        """Cut whoever writes on a node that is the primary no more."""
+        self._cut(self.pools_by_key[node, False], "it is the primary no more", busy_only=False)
+
+    def _cut(self, pool: Front[Any], why: str, *, busy_only: bool) -> None:
+        for holder in pool.everyone(why, busy_only=busy_only):
+            _log.warning("%s: cutting a connection: %s", pool.node, why)
+            holder.connection.cut()
+
+
+def unavailable(node: str, why: str) -> NodeUnavailable:
+    """The error for a node that gave no connection."""
+    return NodeUnavailable(f"{node}: {why}")

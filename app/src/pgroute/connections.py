@@ -1,0 +1,166 @@
+"""Connections that know which server they lead to, for both fronts."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from contextlib import suppress
+from typing import Any, Protocol, Self
+
+import psycopg
+from psycopg import IsolationLevel, pq
+
+from pgroute.commit import Commit
+from pgroute.core.topology import Role
+from pgroute.observer import Reason
+
+
+class Owner(Protocol):
+    """The pool that a connection belongs to."""
+
+    node: str
+    epoch: int
+
+    def connected(self, error: psycopg.Error | None) -> None:
+        """A connection was made, or could not be made."""
+        ...
+
+    def expiry(self) -> float:
+        """Until when a connection made now is to be used, on the monotonic clock."""
+        ...
+
+
+class _Leased:
+    """What a connection carries beside psycopg's own."""
+
+    node: str = ""
+    home: Any = None  # the psycopg_pool it belongs to
+    epoch: int = -1  # of its owner, when it was made
+    used_at: float = 0.0  # when it came back last
+    expires_at: float = 0.0  # when it is let go
+    route: tuple[Role, Reason] | None = None  # why it was handed out; None on the fast path
+    untidy: bool = False  # its isolation level or autocommit was changed for a while
+    pgconn: pq.abc.PGconn
+    _incoming: select.poll | None = None
+
+    @property
+    def is_standby(self) -> bool:
+        """What the server reported last about itself on this connection. No round trip."""
+        return self.pgconn.parameter_status(b"in_hot_standby") == b"on"
+
+    def is_alive(self) -> bool:
+        """False when the server has spoken on this idle connection. No round trip.
+
+        That is its goodbye, or its end of the socket closing. It may also be a reloaded setting:
+        then a good connection is replaced, which costs little.
+        """
+        if self.pgconn.transaction_status == pq.TransactionStatus.UNKNOWN:
+            return False  # closed
+        incoming = self._incoming
+        if incoming is None:
+            incoming = self._incoming = select.poll()
+            incoming.register(self.pgconn.socket, select.POLLIN)
+        return not incoming.poll(0)
+
+    def cut(self) -> None:
+        """Shut the socket down, from any thread: whoever waits on it gets an error at once."""
+        with suppress(psycopg.Error, OSError):
+            duplicate = socket.socket(fileno=os.dup(self.pgconn.socket))
+            with duplicate:
+                duplicate.shutdown(socket.SHUT_RDWR)
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open, failed ones included."""
+        return self.pgconn.transaction_status != pq.TransactionStatus.IDLE
+
+    def _belongs_to(self, owner: Owner, epoch: int) -> None:
+        self.node = owner.node
+        self.epoch = epoch
+        self.expires_at = owner.expiry()
+        owner.connected(None)
+
+
+class NodeConnection(_Leased, psycopg.Connection[Any]):
+    """A psycopg connection that knows which server it leads to."""
+
+    @classmethod
+    def connect(cls, conninfo: str = "", **parameters: Any) -> Self:
+        """As psycopg's; ``owner`` is told of it."""
+        owner: Owner = parameters.pop("owner")
+        epoch = owner.epoch
+        try:
+            connection = super().connect(conninfo, **parameters)
+        except psycopg.Error as error:
+            owner.connected(error)
+            raise
+        connection._belongs_to(owner, epoch)
+        return connection
+
+    def begin_as(self, isolation: IsolationLevel | None, *, explicit: bool) -> None:
+        """Let the next statement begin a transaction at this isolation level."""
+        if isolation is not None:
+            self.isolation_level = isolation
+            self.untidy = True
+        if explicit:
+            self.commit_each(False)
+
+    def commit_each(self, wanted: bool) -> None:
+        """Whether every statement commits by itself."""
+        if self.autocommit != wanted:
+            self.autocommit = wanted
+            self.untidy = True
+
+    def tidy(self, autocommit: bool) -> None:
+        """Undo what :meth:`begin_as` and :meth:`commit_each` have set. No round trip."""
+        self.untidy = False
+        self.isolation_level = None
+        self.autocommit = autocommit
+
+    def end(self, commit: Commit) -> None:
+        """Commit, and note in ``commit`` what is known should the answer be lost."""
+        with self.lock:
+            self.wait(commit.run(self.pgconn))
+
+
+class AsyncNodeConnection(_Leased, psycopg.AsyncConnection[Any]):
+    """The same for asyncio."""
+
+    @classmethod
+    async def connect(cls, conninfo: str = "", **parameters: Any) -> Self:
+        """As psycopg's; ``owner`` is told of it."""
+        owner: Owner = parameters.pop("owner")
+        epoch = owner.epoch
+        try:
+            connection = await super().connect(conninfo, **parameters)
+        except psycopg.Error as error:
+            owner.connected(error)
+            raise
+        connection._belongs_to(owner, epoch)
+        return connection
+
+    async def begin_as(self, isolation: IsolationLevel | None, *, explicit: bool) -> None:
+        """Let the next statement begin a transaction at this isolation level."""
+        if isolation is not None:
+            await self.set_isolation_level(isolation)
+            self.untidy = True
+        if explicit:
+            await self.commit_each(False)
+
+    async def commit_each(self, wanted: bool) -> None:
+        """Whether every statement commits by itself."""
+        if self.autocommit != wanted:
+            await self.set_autocommit(wanted)
+            self.untidy = True
+
+    async def tidy(self, autocommit: bool) -> None:
+        """Undo what :meth:`begin_as` and :meth:`commit_each` have set. No round trip."""
+        self.untidy = False
+        await self.set_isolation_level(None)
+        await self.set_autocommit(autocommit)
+
+    async def end(self, commit: Commit) -> None:
+        """Commit, and note in ``commit`` what is known should the answer be lost."""
+        async with self.lock:
+            await self.wait(commit.run(self.pgconn))

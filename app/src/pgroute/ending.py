@@ -1,0 +1,178 @@
+"""How a lease ends: commit or roll back, learn from errors, resolve a COMMIT in doubt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+from psycopg import pq
+from psycopg.errors import InFailedSqlTransaction, ReadOnlySqlTransaction
+
+from pgroute.base import Base, Holder, Plan, Steps
+from pgroute.commit import ASK_FATE, Commit
+from pgroute.core.contracts import EVENTUAL
+from pgroute.core.retries import Backoff
+from pgroute.core.topology import Role
+from pgroute.errors import CommitUnknown, DeadlineExceeded, NodeUnavailable, RoutingError
+from pgroute.leasing import take
+from pgroute.observer import Doubt, Fault, Reason
+from pgroute.probe import one_line
+
+_LOST = pq.TransactionStatus.UNKNOWN
+_FAILED = pq.TransactionStatus.INERROR
+
+
+def end(router: Base, holder: Holder, error: BaseException | None) -> Steps[None]:
+    """End a block: commit when ``error`` is None, else roll back, and give the connection back.
+
+    Raises what the COMMIT raises, CommitUnknown included. When the connection was cut, raises
+    DeadlineExceeded or NodeUnavailable in the place of ``error``. Else the caller raises ``error``.
+    """
+    connection = holder.connection
+    commit = Commit()
+    try:
+        if error is None:
+            yield from _commit(router, holder, commit)
+        elif connection.pgconn.transaction_status not in (pq.TransactionStatus.IDLE, _LOST):
+            yield router.do_rollback(connection)
+    except BaseException as failure:  # noqa: BLE001 - learnt from, then raised
+        lost = connection.pgconn.transaction_status == _LOST
+        cut = yield from _let_go(router, holder)
+        told = explain(router, holder, failure if error is None else error, cut=cut, lost=lost)
+        if commit.sent and isinstance(failure, psycopg.Error) and (lost or cut):
+            yield from _resolve(router, holder, commit, told)
+        elif told is not error:
+            raise told from (None if told is failure else failure)
+    else:
+        lost = connection.pgconn.transaction_status == _LOST
+        cut = yield from _let_go(router, holder)
+        if error is not None:
+            told = explain(router, holder, error, cut=cut, lost=lost)
+            if told is not error:
+                raise told from error
+
+
+def explain(
+    router: Base, holder: Holder, error: BaseException, *, cut: bool, lost: bool
+) -> BaseException:
+    """Learn from an error on a lease; the error to raise for it, often the same.
+
+    ``cut``: pgroute shut the connection down; ``lost``: it cannot be used any more.
+    """
+    node = holder.route.node
+    if cut and isinstance(error, psycopg.OperationalError):
+        if holder.verdict is None:
+            return DeadlineExceeded(node, holder.limit)
+        router.fleet.suspect(node, Fault.CONNECTION_LOST, holder.verdict)
+        return NodeUnavailable(f"{node}: {holder.verdict}, the connection was cut")
+    if not isinstance(error, psycopg.Error):
+        return error
+    note = f"pgroute: on node {node}"
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
+    if isinstance(error, ReadOnlySqlTransaction):
+        if not holder.pool.read_only:  # else the user wrote to a read-only connection
+            router.fleet.suspect(node, Fault.READ_ONLY, "refuses writes")
+    elif lost:
+        router.fleet.suspect(node, Fault.CONNECTION_LOST, one_line(error))
+    return error
+
+
+def _commit(router: Base, holder: Holder, commit: Commit) -> Steps[None]:
+    connection = holder.connection
+    status = connection.pgconn.transaction_status
+    if status == pq.TransactionStatus.IDLE:
+        if not _read_only(holder):
+            router.wrote(holder)  # the caller has committed
+        return
+    if holder not in holder.pool.in_flight:
+        raise psycopg.OperationalError("the connection was cut before the COMMIT")
+    if status == _FAILED:
+        yield router.do_rollback(connection)
+        raise InFailedSqlTransaction(
+            "a statement of the block had failed: all of it was rolled back"
+        )
+    yield router.do_commit(connection, commit)
+    if not _read_only(holder):
+        router.wrote(holder)
+
+
+def _let_go(router: Base, holder: Holder) -> Steps[bool]:
+    """Give the connection back; True when it had been cut."""
+    connection, pool = holder.connection, holder.pool
+    cut = pool.in_flight.pop(holder, None) is None
+    if not cut and connection.pgconn.transaction_status == pq.TransactionStatus.IDLE:
+        yield router.do_give_back(pool, connection)
+    else:
+        yield router.do_discard(pool, connection)
+    return cut
+
+
+def _read_only(holder: Holder) -> bool:
+    return bool(holder.pool.read_only)
+
+
+def _resolve(router: Base, holder: Holder, commit: Commit, error: BaseException) -> Steps[None]:
+    """Return when the transaction has surely committed; raise ``error`` when it surely has not.
+
+    CommitUnknown when nobody can say.
+    """
+    node = holder.route.node
+    if commit.number_known and commit.number is None:
+        return  # it had changed nothing
+    fate = None
+    if commit.number is not None:
+        fate = yield from _fate(router, holder, commit.number)
+    if fate == "committed":
+        router.observer.in_doubt(node, Doubt.COMMITTED)
+        router.wrote(holder)
+        return
+    if fate == "aborted":
+        router.observer.in_doubt(node, Doubt.ROLLED_BACK)
+        error.add_note("pgroute: the transaction was rolled back")
+        raise error
+    router.observer.in_doubt(node, Doubt.UNKNOWN)
+    raise CommitUnknown(node, commit.number, one_line(error)) from error
+
+
+def _fate(router: Base, holder: Holder, number: int) -> Steps[Any]:
+    """What the primary says of a transaction, as long as it is on the same timeline."""
+    fleet, node = router.fleet, holder.route.node
+    limit = router.settings.checkout_timeout_seconds
+    until = router.clock() + limit
+    backoff = Backoff(router.random, deadline=until)
+    while (pause := backoff.pause(router.clock())) is not None:
+        if fleet.topology.fence.timeline != holder.timeline:
+            return None
+        if fleet.primary == node:
+            try:
+                fate = yield from _ask(router, node, number, until)
+            except (RoutingError, psycopg.Error):
+                fate = "in progress"
+            if fleet.topology.fence.timeline != holder.timeline:
+                return None
+            if fate != "in progress":
+                return fate
+            yield router.do_pause(pause)
+        else:
+            fleet.want()
+            ready = fleet.when(
+                lambda: fleet.primary == node or fleet.topology.fence.timeline != holder.timeline
+            )
+            yield router.do_wait(ready, max(until - router.clock(), 0.0))
+    return None
+
+
+def _ask(router: Base, node: str, number: int, until: float) -> Steps[Any]:
+    holder = Holder(router, max(until - router.clock(), 0.001), Plan(EVENTUAL))
+    route = router.route(node, True, Role.PRIMARY, Reason.RETRY)
+    connection = yield from take(router, holder, route, until)
+    try:
+        _, rows = yield router.do_query(connection, ASK_FATE, (str(number),), True)
+    except BaseException as error:  # noqa: BLE001 - learnt from, then raised
+        lost = connection.pgconn.transaction_status == _LOST
+        cut = yield from _let_go(router, holder)
+        told = explain(router, holder, error, cut=cut, lost=lost)
+        raise told from (None if told is error else error)
+    yield from _let_go(router, holder)
+    return rows[0][0]

@@ -1,0 +1,125 @@
+"""The idle connections of one server for one purpose, kept in front of psycopg_pool.
+
+Taking and giving back a connection is a pop and an append on a deque: no lock, no queue. Where the
+deque is empty, psycopg_pool makes or finds a connection and lets callers queue; what comes back
+goes to it whenever somebody queues, and when it has been idle for long.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from random import Random
+from typing import Any, Generic, TypeVar
+
+import psycopg
+from psycopg import pq
+
+from pgroute.config import Settings
+from pgroute.connections import AsyncNodeConnection, NodeConnection
+from pgroute.probe import one_line
+
+Connection = TypeVar("Connection", NodeConnection, AsyncNodeConnection)
+
+FRESH_SECONDS = 0.01  # used so shortly ago: not asked whether it is alive
+_IDLE_SECONDS = 2.0  # then it goes back to psycopg_pool, which closes what is not needed
+_AUTHENTICATION_FAILED = ("28P01", "28000")
+
+
+class Front(Generic[Connection]):
+    """What the pools of both fronts share. Thread-safe by the atomicity of dict and deque."""
+
+    def __init__(
+        self,
+        node: str,
+        settings: Settings,
+        *,
+        read_only: bool,
+        clock: Callable[[], float] = time.monotonic,
+        random: Random | None = None,
+    ) -> None:
+        self.node = node
+        self.read_only = read_only
+        self.epoch = 0
+        self.idle: deque[Connection] = deque()
+        # Who holds a connection, and until when: whoever takes the holder out decides its end.
+        self.in_flight: dict[Any, float] = {}
+        self.waiting: list[None] = []
+        self.min_size, self.max_size = settings.pool_sizes(read_only=read_only)
+        self.last_error: str | None = None
+        self.password_refused = False
+        self._lifetime = settings.pool_lifetime_seconds
+        self._clock = clock
+        self._random = random or Random()  # noqa: S311 - spreads load, guards nothing
+
+    # For the connections
+
+    def connected(self, error: psycopg.Error | None) -> None:
+        """A connection was made, or could not be made."""
+        self.last_error = None if error is None else one_line(error)
+        self.password_refused = error is not None and (
+            error.sqlstate in _AUTHENTICATION_FAILED
+            or "password authentication failed" in str(error)
+        )
+
+    def expiry(self) -> float:
+        """Until when a connection made now is to be used."""
+        return self._clock() + self._lifetime * (0.9 + 0.1 * self._random.random())
+
+    # For whoever leases
+
+    def fit(self, connection: Connection, now: float) -> bool:
+        """Whether an idle connection may be handed out."""
+        return (
+            connection.epoch == self.epoch
+            and now <= connection.expires_at
+            and (now - connection.used_at <= FRESH_SECONDS or connection.is_alive())
+        )
+
+    def overdue(self, now: float) -> list[Any]:
+        """The holders whose time is up, each told once; their connections are theirs no more."""
+        if not self.in_flight:
+            return []
+        late = [holder for holder, until in self.in_flight.copy().items() if until <= now]
+        return [holder for holder in late if self.in_flight.pop(holder, None) is not None]
+
+    def everyone(self, why: str, *, busy_only: bool) -> list[Any]:
+        """The holders, each told once; their connections are theirs no more, which is ``why``.
+
+        ``busy_only``: those that are waiting for the server.
+        """
+        found = []
+        for holder in self.in_flight.copy():
+            status = holder.connection.pgconn.transaction_status
+            if busy_only and status != pq.TransactionStatus.ACTIVE:
+                continue
+            holder.verdict = why  # before it can find out that it was cut
+            if self.in_flight.pop(holder, None) is not None:
+                found.append(holder)
+        return found
+
+    def long_idle(self, now: float) -> list[Connection]:
+        """Idle connections that nobody has wanted for a while, taken out."""
+        found = []
+        while self.idle and self.idle[0].used_at < now - _IDLE_SECONDS:
+            try:
+                found.append(self.idle.popleft())
+            except IndexError:
+                break
+        return found
+
+    def all_idle(self) -> list[Connection]:
+        """Every idle connection, taken out."""
+        found = []
+        while True:
+            try:
+                found.append(self.idle.popleft())
+            except IndexError:
+                return found
+
+    def why_no_connection(self, limit: float) -> str:
+        """One line on why nothing came within ``limit`` seconds."""
+        if self.last_error is not None:
+            return self.last_error
+        return f"no free connection within {limit:g} s ({self.max_size} at most, all in use)"

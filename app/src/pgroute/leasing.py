@@ -1,0 +1,268 @@
+"""How a connection is found: the slow path of reads and writes, for both fronts."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
+
+from pgroute.base import Base, Holder, Plan, Steps
+from pgroute.core.candidates import Selection, Then, select
+from pgroute.core.contracts import EVENTUAL, Contract, Otherwise
+from pgroute.core.lsn import format_lsn
+from pgroute.core.retries import Backoff
+from pgroute.core.topology import Role
+from pgroute.errors import (
+    ContractNotMet,
+    NodeUnavailable,
+    NoPrimary,
+    NoReadableNode,
+    RouterClosed,
+    SplitBrain,
+    TokenNotReached,
+)
+from pgroute.observer import Fault, Reason, Wait
+
+_ANY = Plan(EVENTUAL)
+
+
+def lease_read(router: Base, holder: Holder, avoid: frozenset[str] = frozenset()) -> Steps[Any]:
+    """A connection that meets the holder's plan, to no replica of ``avoid``.
+
+    Raises RoutingError and TokenError.
+    """
+    router.require_open()
+    plan = holder.plan or _ANY
+    started = router.clock()
+    until = started + min(holder.limit, router.settings.checkout_timeout_seconds)
+    wait_until = min(until, started + plan.wait)
+    tried = set(avoid)
+    waited = False
+    while True:
+        chosen = _select(router, plan)
+        if plan.node is not None:
+            return (yield from _lease_named(router, holder, plan, chosen, wait_until, until))
+        found = yield from _first_of(router, holder, plan, chosen, tried, until)
+        if found is not None:
+            return found
+        then = chosen.then
+        patient = then is Then.WAIT or plan.contract.otherwise is Otherwise.RAISE
+        left = wait_until - router.clock()
+        if not waited and left > 0 and (patient or then is Then.LOOK_AGAIN):
+            yield from _until_met(router, plan, tried, left)
+            waited = True
+            continue
+        if then is Then.LOOK_AGAIN:
+            raise TokenNotReached(f"{chosen.why} (waited {plan.wait:g} s)")
+        if then is Then.REFUSE:
+            raise _refusal(router, plan, chosen)
+        reason = _spill_reason(plan.contract, chosen)
+        if then is not Then.PRIMARY:
+            _pay_for_spilling(router, reason, chosen)
+        try:
+            connection = yield from lease_primary(
+                router, holder, read_only=True, reason=plan.reason or reason, until=until
+            )
+        except NoPrimary as error:
+            raise NoReadableNode(f"no healthy replica, and no primary: {error}") from error
+        if chosen.primary in (None, holder.route.node):
+            return connection
+        yield from give_back(router, holder)  # another one by now: nothing is proven of it yet
+
+
+def lease_primary(
+    router: Base, holder: Holder, *, read_only: bool, reason: Reason, until: float | None = None
+) -> Steps[Any]:
+    """A connection to the primary, whoever it is by then.
+
+    Raises SplitBrain at once; NoPrimary or NodeUnavailable when the time is up.
+    """
+    router.require_open()
+    fleet, started = router.fleet, router.clock()
+    limit = min(holder.limit, router.settings.checkout_timeout_seconds)
+    until = started + limit if until is None else until
+    backoff = Backoff(router.random, deadline=until)
+    trouble: NodeUnavailable | None = None
+    while True:
+        name, topology = fleet.primary, fleet.topology
+        if name is not None:
+            try:
+                route = router.route(name, read_only, Role.PRIMARY, reason)
+                connection = yield from take(router, holder, route, until)
+            except NodeUnavailable as error:
+                trouble = error
+            else:
+                if trouble is not None or router.clock() - started > 0.1:
+                    router.observer.waited(name, Wait.PRIMARY, router.clock() - started)
+                return connection
+        elif topology.split:
+            raise SplitBrain(topology.problem)
+        pause = backoff.pause(router.clock())
+        if pause is None:
+            if trouble is not None and topology.primary is not None:
+                raise NodeUnavailable(str(trouble))
+            raise NoPrimary(f"{topology.problem or trouble} (waited {limit:g} s)")
+        fleet.want()
+        if name is None:
+            left = until - router.clock()
+            yield router.do_wait(fleet.when(lambda: _writable_or_split(router)), max(left, 0.0))
+        else:  # it is said to be there, but gives no connection: wait for other news
+            elsewhere = fleet.when(partial(_not_the_primary, router, name))
+            yield router.do_wait(elsewhere, max(pause, 0.001))
+
+
+def take(router: Base, holder: Holder, route: Any, until: float) -> Steps[Any]:
+    """A connection of one pool, entered into the books. NodeUnavailable when none comes."""
+    pool, name = route.pool, route.node
+    settings = router.settings
+    limit = min(until - router.clock(), float(settings.connect_timeout_seconds))
+    started = router.clock()
+    try:
+        connection = yield router.do_take(pool, max(limit, 0.0))
+    except (PoolTimeout, TooManyRequests) as error:
+        why = pool.why_no_connection(limit)
+        if pool.last_error is None:  # all are in use: no fault of the server
+            router.observer.failed(name, Fault.NO_CONNECTION)
+            router.fleet.wake()
+        else:
+            router.fleet.suspect(name, Fault.NO_CONNECTION, why)
+        raise NodeUnavailable(f"{name}: {why}") from error
+    except PoolClosed as error:
+        raise RouterClosed("the router is closed") from error
+    now = router.clock()
+    if now - started > 0.001:
+        router.observer.waited(name, Wait.CHECKOUT, now - started)
+    if not pool.read_only and connection.is_standby:
+        yield router.do_discard(pool, connection)
+        router.fleet.suspect(name, Fault.READ_ONLY, "is a replica by now")
+        raise NodeUnavailable(f"{name}: is a replica by now")
+    return router.hand_out(holder, route, connection, now)
+
+
+def give_back(router: Base, holder: Holder) -> Steps[None]:
+    """End a lease whose connection is in no transaction."""
+    if holder.pool.in_flight.pop(holder, None) is None:
+        yield router.do_discard(holder.pool, holder.connection)
+    else:
+        yield router.do_give_back(holder.pool, holder.connection)
+
+
+def _select(router: Base, plan: Plan) -> Selection:
+    fleet = router.fleet
+    return select(
+        plan.contract,
+        fleet.topology,
+        fleet.ledger,
+        now=router.clock(),
+        breakers=fleet.breakers,
+        draw=router.random.random(),
+        trail=plan.trail,
+    )
+
+
+def _first_of(
+    router: Base, holder: Holder, plan: Plan, chosen: Selection, tried: set[str], until: float
+) -> Steps[Any]:
+    """A connection to the first candidate that gives one; None when none does."""
+    candidates = [name for name in chosen.candidates if name not in tried]
+    if not candidates:
+        return None
+    reason = plan.reason or _reason(plan)
+    for name in router.policy.order(candidates, router.stats):
+        tried.add(name)
+        try:
+            route = router.route(name, True, Role.REPLICA, reason)
+            return (yield from take(router, holder, route, until))
+        except NodeUnavailable:
+            continue
+    return None
+
+
+def _until_met(router: Base, plan: Plan, tried: set[str], limit: float) -> Steps[None]:
+    """Wait for a candidate that was not tried yet."""
+    fleet, started = router.fleet, router.clock()
+
+    def met() -> bool:
+        chosen = _select(router, plan)
+        return bool(set(chosen.candidates) - tried)
+
+    fleet.want()
+    yield router.do_wait(fleet.when(met), limit)
+    router.observer.waited(None, Wait.TOKEN, router.clock() - started)
+
+
+def _lease_named(
+    router: Base, holder: Holder, plan: Plan, chosen: Selection, wait_until: float, until: float
+) -> Steps[Any]:
+    fleet, name = router.fleet, str(plan.node)
+    state = fleet.topology.node(name)
+    if state is None:
+        raise NodeUnavailable(f"there is no node {name}; known: {', '.join(fleet.names)}")
+    if state.role not in (Role.PRIMARY, Role.REPLICA):
+        raise NodeUnavailable(f"{name}: {state.state}")
+    route = router.route(name, True, state.role, Reason.NAMED)
+    if state.role is Role.PRIMARY or plan.contract.is_eventual:
+        if chosen.then is Then.LOOK_AGAIN:
+            raise TokenNotReached(chosen.why)
+        return (yield from take(router, holder, route, until))
+    if name not in chosen.candidates:
+
+        def met() -> bool:
+            return name in _select(router, plan).candidates
+
+        fleet.want()
+        left = max(wait_until - router.clock(), 0.0)
+        if not (yield router.do_wait(fleet.when(met), left)):
+            doubt = _select(router, plan)
+            if doubt.then is Then.LOOK_AGAIN:
+                raise TokenNotReached(f"{doubt.why} (waited {plan.wait:g} s)")
+            view = fleet.ledger.view(name)
+            where = "an unknown position" if view is None else format_lsn(view.position)
+            raise TokenNotReached(
+                f"{name} has replayed {where}: not {plan.contract} within {plan.wait:g} s"
+            )
+    return (yield from take(router, holder, route, until))
+
+
+def _reason(plan: Plan) -> Reason:
+    contract = plan.contract
+    if contract.after is not None:
+        return Reason.AFTER_TOKEN
+    if contract.max_lag_seconds is not None or contract.max_lag_bytes is not None:
+        return Reason.MAX_LAG
+    return Reason.READ if plan.trail is None else Reason.MONOTONIC
+
+
+def _spill_reason(contract: Contract, chosen: Selection) -> Reason:
+    if contract.strong:
+        return Reason.STRONG
+    if contract.max_lag_seconds is not None or contract.max_lag_bytes is not None:
+        return Reason.LAG_EXCEEDED
+    if contract.is_eventual and chosen.token is None:
+        return Reason.NO_HEALTHY_REPLICA
+    return Reason.TOKEN_NOT_REACHED
+
+
+def _pay_for_spilling(router: Base, reason: Reason, chosen: Selection) -> None:
+    allowed = router.spill_cap.try_take(router.clock())
+    router.observer.spilled(reason, allowed)
+    if not allowed:
+        rate = router.settings.spill_reads_per_second
+        raise ContractNotMet(
+            f"{chosen.why}, and {rate:g} reads per second go to the primary already"
+        )
+
+
+def _refusal(router: Base, plan: Plan, chosen: Selection) -> ContractNotMet | NoReadableNode:
+    if router.fleet.topology.primary is None and plan.contract.otherwise is not Otherwise.RAISE:
+        return NoReadableNode(f"no healthy replica, and no primary: {chosen.why}")
+    return ContractNotMet(f"{chosen.why} (waited {plan.wait:g} s)")
+
+
+def _not_the_primary(router: Base, name: str) -> bool:
+    return router.fleet.primary != name
+
+
+def _writable_or_split(router: Base) -> bool:
+    return router.fleet.primary is not None or bool(router.fleet.topology.split)

@@ -1,0 +1,230 @@
+"""Statements and transactions that are tried again when that is safe, for both fronts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import psycopg
+from psycopg import IsolationLevel, pq
+
+from pgroute.base import Base, Holder, Plan, Steps
+from pgroute.core.retries import Action, Backoff, Trouble, Work, decide_retry, trouble
+from pgroute.core.topology import Role
+from pgroute.ending import end
+from pgroute.errors import CommitUnknown, DeadlineExceeded, NodeUnavailable
+from pgroute.leasing import lease_primary, lease_read
+from pgroute.observer import Reason
+from pgroute.probe import one_line
+from pgroute.results import Result
+
+_ELSEWHERE = (Action.REDISCOVER, Action.REDISCOVER_ONCE, Action.RETRY, Action.RERUN)
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One statement and what its caller said of it. ``reads``: a replica may answer it."""
+
+    sql: Any
+    params: Any
+    plan: Plan
+    reads: bool
+    idempotent: bool
+    limit: float
+
+
+class Failure(Exception):
+    """An attempt that failed: ``error`` as the caller would get it."""
+
+    def __init__(self, error: Exception, what: Trouble, node: str) -> None:
+        self.error = error
+        self.what = what
+        self.node = node
+
+
+def execute(router: Base, statement: Statement, failure: Failure | None = None) -> Steps[Result]:
+    """The statement's result; ``failure`` is of an attempt made already."""
+    until = router.clock() + statement.limit
+    effort = _Effort(router, until)
+    avoid: frozenset[str] = frozenset()
+    prepare: bool | None = None
+    while True:
+        if failure is not None:
+            work = Work.READ if statement.reads else Work.WRITE
+            action = effort.next(failure, work, idempotent=statement.idempotent)
+            if action is Action.RAISE:
+                raise _final(failure, statement)
+            if action is Action.PRIMARY_AND_REMEMBER:
+                router.statements.remember_write(statement.sql)
+                router.observer.misrouted(failure.node, statement.sql)
+                statement = replace(statement, reads=False)
+            elif action is Action.NEXT_NODE:
+                avoid |= {failure.node}
+            elif action is Action.DEALLOCATE:
+                prepare = False
+            if action in _ELSEWHERE:
+                yield router.do_pause(effort.pause(failure))
+        try:
+            return (yield from _attempt(router, statement, until, avoid, prepare))
+        except Failure as another:
+            failure = another
+
+
+def transaction(
+    router: Base,
+    fn: Callable[[Any], Any],
+    plan: Plan,
+    *,
+    read_only: bool,
+    isolation: IsolationLevel | None,
+    limit: float,
+) -> Steps[Any]:
+    """What ``fn(connection)`` returned in the attempt that committed."""
+    until = router.clock() + limit
+    effort = _Effort(router, until)
+    avoid: frozenset[str] = frozenset()
+    while True:
+        try:
+            return (yield from _once(router, fn, plan, read_only, isolation, until, avoid))
+        except Failure as failure:
+            action = effort.next(failure, Work.TRANSACTION, read_only=read_only)
+            if action is not Action.RERUN:
+                raise failure.error from failure.error.__cause__
+            if read_only:
+                avoid |= {failure.node}
+            pause = effort.pause(failure)
+        yield router.do_pause(pause)
+
+
+class _Effort:
+    """The bounds of one call's attempts."""
+
+    def __init__(self, router: Base, until: float) -> None:
+        self._router = router
+        self._backoff = Backoff(router.random, deadline=until)
+        self._failures: Counter[Trouble] = Counter()
+        self._requests = next(router.calls)
+
+    def next(self, failure: Failure, work: Work, **circumstances: bool) -> Action:
+        """What to do after ``failure``."""
+        self._failures[failure.what] += 1
+        action = decide_retry(
+            failure.what, work, attempts=self._failures[failure.what], **circumstances
+        )
+        if action in (Action.RAISE, Action.RESOLVE_COMMIT):
+            return Action.RAISE
+        router = self._router
+        if not router.retry_budget.try_take(self._requests):
+            return Action.RAISE
+        state = getattr(failure.error, "sqlstate", None)
+        router.observer.retried(failure.node, str(action), state)
+        return action
+
+    def pause(self, failure: Failure) -> float:
+        """Seconds to wait; the failure's error when the deadline has come."""
+        pause = self._backoff.pause(self._router.clock())
+        if pause is None:
+            raise failure.error from failure.error.__cause__
+        return pause
+
+
+def _attempt(
+    router: Base, statement: Statement, until: float, avoid: frozenset[str], prepare: bool | None
+) -> Steps[Result]:
+    holder = Holder(router, max(until - router.clock(), 0.001), statement.plan)
+    if statement.reads:
+        connection = yield from lease_read(router, holder, avoid)
+    else:
+        connection = yield from lease_primary(
+            router, holder, read_only=False, reason=Reason.STATEMENT
+        )
+    try:
+        cursor, rows = yield router.do_query(connection, statement.sql, statement.params, prepare)
+    except BaseException as error:
+        lost = is_lost(connection)
+        yield from end_failed(router, holder, error, lost)
+        raise
+    yield from end(router, holder, None)
+    note(router, holder)
+    return Result(cursor, rows, holder.route.node)
+
+
+def _once(
+    router: Base,
+    fn: Callable[[Any], Any],
+    plan: Plan,
+    read_only: bool,
+    isolation: IsolationLevel | None,
+    until: float,
+    avoid: frozenset[str],
+) -> Steps[Any]:
+    holder = Holder(router, max(until - router.clock(), 0.001), plan)
+    if read_only:
+        connection = yield from lease_read(router, holder, avoid)
+    else:
+        connection = yield from lease_primary(router, holder, read_only=False, reason=Reason.WRITE)
+    lost = False
+    try:
+        yield router.do_begin(connection, read_only, isolation)
+        value = yield router.do_call(fn, connection)
+    except BaseException as error:
+        lost = is_lost(connection)
+        yield from end_failed(router, holder, error, lost)
+        raise
+    try:
+        yield from end(router, holder, None)
+    except (psycopg.Error, NodeUnavailable) as error:
+        lost = error.sqlstate is None if isinstance(error, psycopg.Error) else True
+        raise Failure(error, _trouble(holder, error, lost), holder.route.node) from error
+    note(router, holder)
+    return value
+
+
+def is_lost(connection: Any) -> bool:
+    """Whether a connection cannot be used any more."""
+    return bool(connection.pgconn.transaction_status == pq.TransactionStatus.UNKNOWN)
+
+
+def end_failed(router: Base, holder: Holder, error: BaseException, lost: bool) -> Steps[None]:
+    """End the lease; raise Failure for what a retry may be decided on."""
+    told: BaseException = error
+    try:
+        yield from end(router, holder, error)
+    except (DeadlineExceeded, NodeUnavailable) as better:
+        told = better
+    if isinstance(told, psycopg.Error | DeadlineExceeded | NodeUnavailable):
+        raise Failure(told, _trouble(holder, told, lost), holder.route.node) from told
+
+
+def _trouble(holder: Holder, error: Exception, lost: bool) -> Trouble:
+    if isinstance(error, DeadlineExceeded):
+        return Trouble.OWN_DEADLINE
+    if isinstance(error, NodeUnavailable):  # cut, as the node was silent or is no primary
+        return Trouble.CONNECTION_LOST
+    return trouble(
+        getattr(error, "sqlstate", None),
+        sent=True,
+        on_standby=holder.route.role is Role.REPLICA,
+        connection_lost=lost,
+        message=str(error),
+    )
+
+
+def note(router: Base, holder: Holder) -> None:
+    """A read of a session has ended: leave a mark of what it may have seen."""
+    plan = holder.plan
+    if plan is not None and plan.trail is not None and holder.pool.read_only:
+        router.fleet.want()
+        plan.trail.note(
+            router.fleet.mark(holder.route.node, router.clock(), holder.timeline, holder.epoch)
+        )
+
+
+def _final(failure: Failure, statement: Statement) -> Exception:
+    if failure.what is Trouble.CONNECTION_LOST and not statement.reads:
+        unknown = CommitUnknown(failure.node, None, one_line(failure.error))
+        unknown.__cause__ = failure.error
+        return unknown
+    return failure.error
