@@ -29,6 +29,11 @@ Errors of the SQL itself are psycopg's and pass through untouched, with a note n
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pgroute.partitions.reports import Loaded
+
 
 class PgrouteError(Exception):
     """The root: catch this to catch all of pgroute's own errors."""
@@ -145,3 +150,11 @@ class PartitionMismatch(PartitionError):
 
 class NoLeaf(PartitionError, LookupError):
     """No partition takes the key."""
+
+
+class LoadFailed(PgrouteError):
+    """A bulk load stopped. ``report`` says what is in the table, what is not, what is unknown."""
+
+    def __init__(self, message: str, report: Loaded) -> None:
+        super().__init__(message)
+        self.report = report

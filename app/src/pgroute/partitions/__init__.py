@@ -1,7 +1,19 @@
 """Partitioned tables: the leaf of a key without asking, bulk load per leaf, skew."""
 
 from pgroute.partitions.layout import Layout, read_layout
+from pgroute.partitions.load import load
+from pgroute.partitions.reports import Loaded, Outcome, Part, Reject
 from pgroute.partitions.routing import Leaf
 from pgroute.partitions.table import Partitions
 
-__all__ = ["Layout", "Leaf", "Partitions", "read_layout"]
+__all__ = [
+    "Layout",
+    "Leaf",
+    "Loaded",
+    "Outcome",
+    "Part",
+    "Partitions",
+    "Reject",
+    "load",
+    "read_layout",
+]

@@ -191,7 +191,7 @@ def _rounded(precise: KeyType, digits: int) -> KeyType:
 
 
 def _wrong(value: object, wanted: str) -> TypeError:
-    return TypeError(f"{value!r} is {type(value).__name__}, the key column wants {wanted}")
+    return TypeError(f"{value!r} is {type(value).__name__}, the column wants {wanted}")
 
 
 def _parse_boolean(text: str) -> int:

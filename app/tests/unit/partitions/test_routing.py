@@ -179,9 +179,9 @@ WRONG_TYPES: list[tuple[str, Any]] = [
 @pytest.mark.parametrize("strategy", ["h", "l"])
 def test_a_value_of_another_type_is_refused(name: str, value: object, strategy: str) -> None:
     root = level(strategy, [name], {hashed(1, 0): "a"} if strategy == "h" else {"DEFAULT": "a"})
-    with pytest.raises(TypeError, match="the key column wants"):
+    with pytest.raises(TypeError, match="the column wants"):
         partitions(root).leaf(value)
-    with pytest.raises(TypeError, match="the key column wants"):
+    with pytest.raises(TypeError, match="the column wants"):
         root.leaves_of([(value,)])
 
 

@@ -1,0 +1,198 @@
+"""COPY of one block of rows, and which of its rows the server refuses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from pgroute.partitions.reports import Reject
+from pgroute.partitions.types import key_type
+
+# Types whose binary form psycopg makes from the plain Python value; other tables go as text.
+_BINARY = frozenset(
+    {"bool", "bytea", "date", "float8", "int2", "int4", "int8", "numeric", "text", "timestamp",
+     "timestamptz", "uuid", "varchar"}
+)  # fmt: skip
+# psycopg's binary form of these drops what does not fit: 2**40 in an int4 becomes 0.
+_GUARDED = ("bool", "date", "int2", "int4")
+# Raised before a value is sent: it does not fit, or has no form for the server.
+_OF_THE_CLIENT = (psycopg.DataError, psycopg.ProgrammingError)
+_TYPES = """
+select a.attname, t.typname
+from pg_attribute as a
+join pg_type as t on t.oid = a.atttypid
+where a.attrelid = %s::regclass and a.attnum > 0 and not a.attisdropped
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A table to COPY into; ``label`` is its name in reports, ``name`` in the server's words."""
+
+    label: str
+    schema: str
+    name: str
+
+
+@dataclass(slots=True)
+class Block:
+    """Rows for one table with their numbers in the order given."""
+
+    target: Target
+    numbers: list[int]
+    rows: list[Sequence[Any]]
+
+
+class BadRow(Exception):
+    """One row of a block cannot be written; ``at`` is None when the server did not say which."""
+
+    def __init__(self, at: int | None, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.at = at
+        self.cause = cause
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The columns of a load, and their types when the binary form can be used."""
+
+    columns: tuple[str, ...]
+    types: tuple[str, ...] | None
+
+
+def shape_of(connection: psycopg.Connection[Any], table: str, columns: Sequence[str]) -> Shape:
+    """The form in which ``columns`` are sent. An unknown column is left for COPY to refuse."""
+    with connection.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
+        known: dict[str, str] = dict(cursor.execute(_TYPES, (table,)).fetchall())
+    types = tuple(known.get(column, "") for column in columns)
+    return Shape(tuple(columns), types if set(types) <= _BINARY else None)
+
+
+def copy(connection: psycopg.Connection[Any], shape: Shape, block: Block) -> None:
+    """Write a block. Raises BadRow when a row is at fault, and psycopg's errors when not."""
+    statement = sql.SQL("copy {}.{} ({}) from stdin{}").format(
+        sql.Identifier(block.target.schema),
+        sql.Identifier(block.target.name),
+        sql.SQL(", ").join(map(sql.Identifier, shape.columns)),
+        sql.SQL(" (format binary)" if shape.types else ""),
+    )
+    _guard(shape, block)
+    at = -1
+    try:
+        with connection.cursor() as cursor, cursor.copy(statement) as copying:
+            if shape.types:
+                copying.set_types(shape.types)
+            write_row = copying.write_row
+            for at, row in enumerate(block.rows):  # noqa: B007 - the failing row's place
+                write_row(row)
+            at = -1
+    except psycopg.Error as error:
+        if at >= 0 and error.sqlstate is None and isinstance(error, _OF_THE_CLIENT):
+            raise BadRow(at, error) from error
+        if not _speaks_of_a_row(error):
+            raise
+        raise BadRow(_line(error, block), error) from error
+    except Exception as error:
+        if at < 0:
+            raise
+        raise BadRow(at, error) from error
+
+
+def copy_without_rejects(
+    connection: psycopg.Connection[Any],
+    shape: Shape,
+    block: Block,
+    reject: Callable[[Reject], None],
+) -> int:
+    """Write a block but for the rows that cannot be; how many were written.
+
+    Each refused row is tried alone before ``reject`` hears of it, so that none is blamed for
+    another; all others are written. Costs about twice a block for its first refused row.
+    """
+    written = 0
+    pending = [block]
+    while pending:
+        some = pending.pop()
+        try:
+            with connection.transaction():
+                copy(connection, shape, some)
+            written += len(some.rows)
+        except BadRow as bad:
+            if len(some.rows) == 1:
+                reject(_reject(some, 0, bad))
+            else:
+                pending += reversed(_split(some, bad.at))
+    return written
+
+
+def rejected(block: Block, bad: BadRow) -> Reject:
+    """What to say of the row that stopped a block."""
+    at = bad.at if bad.at is not None else 0
+    found = _reject(block, at, bad)
+    if bad.at is None and len(block.rows) > 1:
+        last = block.numbers[-1]
+        return Reject(
+            found.row, found.table, f"{found.reason} (or up to row {last})", found.sqlstate
+        )
+    return found
+
+
+def _guard(shape: Shape, block: Block) -> None:
+    for column, name in enumerate(shape.types or ()):
+        kind = key_type(name) if name in _GUARDED else None
+        if kind is None:
+            continue
+        fits = kind.stored
+        for at, row in enumerate(block.rows):
+            value = row[column]
+            if value is not None:
+                try:
+                    fits(value)
+                except (TypeError, ValueError) as error:
+                    raise BadRow(at, error) from error
+
+
+def _reject(block: Block, at: int, bad: BadRow) -> Reject:
+    return Reject(
+        block.numbers[at],
+        block.target.label,
+        one_line(bad.cause),
+        getattr(bad.cause, "sqlstate", None),
+    )
+
+
+def one_line(error: BaseException) -> str:
+    """What was wrong with a row, without the row."""
+    lines = str(error).strip().splitlines()
+    words = lines[0] if lines else "no reason given"
+    return words if isinstance(error, psycopg.Error) else f"{type(error).__name__}: {words}"
+
+
+def _speaks_of_a_row(error: psycopg.Error) -> bool:
+    """Wrong values and broken constraints, also those a trigger raises."""
+    state = error.sqlstate or ""
+    return state[:2] in ("22", "23", "44") or state == "P0001"
+
+
+def _line(error: psycopg.Error, block: Block) -> int | None:
+    words = error.diag.context or ""
+    found = re.search(rf"^COPY {re.escape(block.target.name)}, line (\d+)", words, re.MULTILINE)
+    at = int(found[1]) - 1 if found else -1
+    return at if 0 <= at < len(block.rows) else None
+
+
+def _split(block: Block, at: int | None) -> list[Block]:
+    """Before, at and after the row that is blamed; halves when none is."""
+    middle = len(block.rows) // 2
+    cuts = [0, middle, len(block.rows)] if at is None else [0, at, at + 1, len(block.rows)]
+    return [
+        Block(block.target, block.numbers[low:high], block.rows[low:high])
+        for low, high in pairwise(cuts)
+        if low < high
+    ]

@@ -1,0 +1,149 @@
+"""Connections of a bulk load, each with its thread and its one transaction."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from queue import Queue
+from typing import Any, TypeAlias
+
+import psycopg
+
+from pgroute.errors import CommitUnknown
+from pgroute.partitions.copying import (
+    BadRow,
+    Block,
+    Shape,
+    copy,
+    copy_without_rejects,
+    rejected,
+)
+from pgroute.partitions.reports import Outcome, Part, Reject
+
+Connect: TypeAlias = Callable[[], AbstractContextManager[psycopg.Connection[Any]]]
+
+_WAITING_BLOCKS = 2
+
+
+class Rejects:
+    """The refused rows of all lanes, and how many may be left out. Thread-safe."""
+
+    def __init__(self, allowed: int | None) -> None:
+        self.allowed = allowed
+        self.rows: list[Reject] = []
+        self._lock = threading.Lock()
+
+    @property
+    def tolerant(self) -> bool:
+        """True when a refused row does not stop the load."""
+        return self.allowed is None or self.allowed > 0
+
+    def add(self, reject: Reject) -> None:
+        """Take note of a refused row. Raises TooManyRejects."""
+        with self._lock:
+            self.rows.append(reject)
+            if self.allowed is not None and len(self.rows) > self.allowed:
+                raise TooManyRejects(reject)
+
+
+class TooManyRejects(Exception):
+    """More rows are refused than may be left out."""
+
+    def __init__(self, reject: Reject) -> None:
+        super().__init__(f"row {reject.row}, for {reject.table}: {reject.reason}")
+
+
+class _Abandoned(Exception):
+    """Leaves the transaction's block without a commit."""
+
+
+def _transaction_on(connection: psycopg.Connection[Any]) -> AbstractContextManager[object]:
+    """One transaction for all blocks, ended by whoever gave the connection where that is so.
+
+    Without an open one, ``connection.transaction()`` round a block would be that, and commit it.
+    """
+    if connection.autocommit:
+        return connection.transaction()
+    connection.execute("select 1")
+    return nullcontext()
+
+
+class Lane:
+    """One connection: copies the blocks it is given, then commits or rolls back as it is told."""
+
+    def __init__(self, connect: Connect, shape: Shape, rejects: Rejects, *, callers: bool) -> None:
+        self.error: Exception | None = None
+        self.written: dict[str, int] = {}
+        self.node = ""
+        self._connect = connect
+        self._shape = shape
+        self._rejects = rejects
+        self._outcome = Outcome.CALLERS if callers else Outcome.COMMITTED
+        self._blocks: Queue[Block | None] = Queue(_WAITING_BLOCKS)
+        self._copied = threading.Event()
+        self._told = threading.Event()
+        self._commit = False
+        self._thread = threading.Thread(target=self._work, name="pgroute-load", daemon=True)
+        self._thread.start()
+
+    def put(self, block: Block) -> None:
+        """Hand over a block; waits while ``_WAITING_BLOCKS`` are waiting."""
+        self._blocks.put(block)
+
+    def end(self) -> None:
+        """No more blocks will come."""
+        self._blocks.put(None)
+
+    def wait(self) -> None:
+        """Until every block is with the server, or the lane has failed."""
+        self._copied.wait()
+
+    def finish(self, *, commit: bool) -> None:
+        """Commit or roll back, and wait until that is done."""
+        self._commit = commit
+        self._told.set()
+        self._thread.join()
+
+    def part(self) -> Part:
+        """What this lane did."""
+        return Part(dict(self.written), self.node, self._outcome)
+
+    def _work(self) -> None:
+        try:
+            with self._connect() as connection, _transaction_on(connection):
+                self.node = getattr(connection, "node", "")
+                while (block := self._blocks.get()) is not None:
+                    self._copy(connection, block)
+                self._copied.set()
+                self._told.wait()
+                if not self._commit:
+                    raise _Abandoned
+        except _Abandoned:
+            self._outcome = Outcome.ROLLED_BACK
+        except Exception as error:  # noqa: BLE001 - handed to the caller's thread
+            self._fail(error)
+
+    def _copy(self, connection: psycopg.Connection[Any], block: Block) -> None:
+        if self._rejects.tolerant:
+            count = copy_without_rejects(connection, self._shape, block, self._rejects.add)
+        else:
+            try:
+                copy(connection, self._shape, block)
+            except BadRow as bad:
+                self._rejects.add(rejected(block, bad))
+            count = len(block.rows)
+        label = block.target.label
+        self.written[label] = self.written.get(label, 0) + count
+
+    def _fail(self, error: Exception) -> None:
+        self.error = error
+        lost = isinstance(error, CommitUnknown) or (
+            isinstance(error, psycopg.OperationalError) and error.sqlstate is None
+        )
+        self._outcome = Outcome.UNKNOWN if self._commit and lost else Outcome.ROLLED_BACK
+        if not self._copied.is_set():
+            # Whoever hands over blocks must not wait for ever; they are dropped.
+            self._copied.set()
+            while self._blocks.get() is not None:
+                pass

@@ -1,0 +1,333 @@
+"""Bulk load: COPY, grouped per leaf and per connection, in bounded memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from itertools import count, islice
+from typing import Any, Protocol, TypeAlias
+
+import psycopg
+from psycopg.rows import tuple_row
+
+from pgroute.errors import LoadFailed, NotPartitioned, UncomputableKey
+from pgroute.partitions.copying import Block, Shape, Target, one_line, shape_of
+from pgroute.partitions.lanes import Connect, Lane, Rejects, TooManyRejects
+from pgroute.partitions.reports import Loaded, Reject
+from pgroute.partitions.routing import Leaf
+from pgroute.partitions.table import Partitions
+
+BLOCK_ROWS = 5_000
+MOST_CONNECTIONS = 4
+_CHUNK_ROWS = 1_000
+_BLOCKS_HELD = 8
+_ROWS_HELD_PER_LEAF = 200
+_A_DAY = 86_400.0
+
+# What a row meets on its way through the parent only. Then the leaves are left to the server.
+_OBSTACLE = """
+select case
+    when row_security_active(c.oid) then 'row security is active on ' || c.oid::regclass
+    when exists (select from pg_trigger as t
+                 where t.tgrelid = c.oid and not t.tgisinternal and t.tgenabled <> 'D'
+                   and t.tgtype & 5 = 4)
+        then 'a statement trigger fires on ' || c.oid::regclass
+    else (select 'no privilege to insert into ' || leaf.oid::regclass
+          from unnest(%s::oid[]) as leaf (oid)
+          where not has_table_privilege(leaf.oid, 'insert') limit 1)
+end
+from pg_class as c where c.oid = %s::regclass
+"""
+
+
+class Writes(Protocol):
+    """A Router, as far as a load needs one."""
+
+    def write(self, *, timeout: float | None = None) -> AbstractContextManager[Any]:
+        """A transaction on the primary."""
+
+
+Where: TypeAlias = Writes | psycopg.Connection[Any] | Connect
+
+
+def load(
+    where: Where,
+    table: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    *,
+    partitions: Partitions | None = None,
+    by_leaf: bool = True,
+    connections: int | None = None,
+    single_transaction: bool = False,
+    max_rejects: int | None = 0,
+    block_rows: int = BLOCK_ROWS,
+    timeout: float = _A_DAY,
+    progress: Callable[[int], None] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Loaded:
+    """Write ``rows`` (sequences in the order of ``columns``) into ``table`` with COPY.
+
+    ``where``: a Router; a function that gives a connection whose block commits; or a connection,
+    on which the load is part of the caller's transaction (one of its own when none is open).
+    ``partitions``: the table's, when already read. Rows go to their leaves by the key computed
+    here, or through ``table`` when that cannot be (``Loaded.why_not_by_leaf``) or is not wanted.
+
+    *Atomicity.* Each connection is one transaction and a leaf belongs to one connection, so that
+    a leaf gets all of its rows or none; with as many connections as leaves, each leaf is its own
+    transaction. Nothing is committed before every row is with the server. Then one transaction
+    commits after the other: only an error at COMMIT can leave some leaves written and others not.
+    ``single_transaction`` (or ``connections=1``) leaves nothing to that chance. ``connections``
+    is 1 for a connection, else at most 4 and not more than leaves.
+
+    *Rejects.* A row that cannot be written stops the load, or is left out while there are at most
+    ``max_rejects`` (None: any number); each is reported with its number, from 1.
+
+    *Defaults.* A column that is not loaded gets its leaf's default, should that differ.
+
+    *Memory.* At most 8 * block_rows rows or 200 per leaf, and 3 * block_rows per connection.
+
+    ``progress`` hears, from the caller's thread, how many rows the server has taken so far; they
+    are not committed yet. ``timeout``: seconds for each transaction, with a Router. Raises
+    LoadFailed with a report, PartitionMismatch, what ``rows`` raises (nothing is written then),
+    and psycopg's and the router's errors from before the first row.
+    """
+    started = clock()
+    connect, callers = _connect(where, timeout)
+    with connect() as connection:
+        shape = shape_of(connection, table, columns)
+        plan = _plan(connection, table, columns, partitions, by_leaf=by_leaf)
+    alone = single_transaction or isinstance(where, psycopg.Connection)
+    most = 1 if alone else connections or MOST_CONNECTIONS
+    lanes_wanted = max(1, min(most, plan.leaf_count if plan.by_leaf else connections or 1))
+    rejects = Rejects(max_rejects)
+    loading = _Loading(plan, shape, rejects, block_rows, progress)
+    loading.lanes = [Lane(connect, shape, rejects, callers=callers) for _ in range(lanes_wanted)]
+    try:
+        loading.take(rows)
+        loading.wait()
+    except BaseException:
+        loading.abandon()
+        raise
+    error = loading.finish()
+    report = Loaded(
+        plan.table,
+        tuple(lane.part() for lane in loading.lanes),
+        tuple(sorted(rejects.rows, key=lambda reject: reject.row)),
+        loading.rows_read,
+        clock() - started,
+        plan.why_not,
+    )
+    if error is not None:
+        words = str(error) if isinstance(error, TooManyRejects) else one_line(error)
+        raise LoadFailed(
+            f"the load of {plan.table} stopped: {words}; {report.words()}", report
+        ) from error
+    return report
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Where rows go. Without ``partitions`` all go to ``parent``."""
+
+    table: str
+    parent: Target
+    partitions: Partitions | None
+    key_at: tuple[int, ...]
+    why_not: str | None
+
+    @property
+    def by_leaf(self) -> bool:
+        return self.partitions is not None
+
+    @property
+    def leaf_count(self) -> int:
+        return len(self.partitions.leaves) if self.partitions else 1
+
+
+def _plan(
+    connection: psycopg.Connection[Any],
+    table: str,
+    columns: Sequence[str],
+    partitions: Partitions | None,
+    *,
+    by_leaf: bool,
+) -> _Plan:
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute(
+            "select c.oid::regclass::text, n.nspname, c.relname from pg_class as c "
+            "join pg_namespace as n on n.oid = c.relnamespace where c.oid = %s::regclass",
+            (table,),
+        )
+        label, schema, name = cursor.fetchone() or (table, "", table)
+    parent = Target(label, schema, name)
+
+    def through_the_parent(why: str) -> _Plan:
+        return _Plan(label, parent, None, (), why)
+
+    if not by_leaf:
+        return through_the_parent("not wanted")
+    try:
+        partitions = partitions or Partitions.read(connection, table)
+    except (NotPartitioned, UncomputableKey) as reason:
+        return through_the_parent(str(reason))
+    missing = [column for column in partitions.columns if column not in columns]
+    if missing:
+        return through_the_parent(f"key column {missing[0]} is not among the columns loaded")
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        oids = [leaf.oid for leaf in partitions.leaves]
+        (obstacle,) = cursor.execute(_OBSTACLE, (oids, table)).fetchone() or (None,)
+    if obstacle is not None:
+        return through_the_parent(obstacle)
+    at = tuple(list(columns).index(column) for column in partitions.columns)
+    return _Plan(label, parent, partitions, at, None)
+
+
+@dataclass(slots=True)
+class _Loading:
+    """The caller's side of a load: groups rows into blocks and hands them to lanes."""
+
+    plan: _Plan
+    shape: Shape
+    rejects: Rejects
+    block_rows: int
+    progress: Callable[[int], None] | None
+    lanes: list[Lane] = field(default_factory=list)
+    rows_read: int = 0
+    error: Exception | None = None
+    _blocks: dict[Target, Block] = field(default_factory=dict)
+    _targets: dict[Leaf, Target] = field(default_factory=dict)
+    _lane_of: dict[Target, int] = field(default_factory=dict)
+    _held: int = 0
+    _complete: bool = False
+    _turn: Iterator[int] = field(default_factory=count)
+
+    def take(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Group all rows. Stops early when a lane fails."""
+        given = iter(rows)
+        most_held = max(_BLOCKS_HELD * self.block_rows, _ROWS_HELD_PER_LEAF * self.plan.leaf_count)
+        try:
+            while chunk := list(islice(given, min(_CHUNK_ROWS, self.block_rows))):
+                self._group(chunk)
+                self.rows_read += len(chunk)
+                while self._held > most_held:
+                    self._hand_over(max(self._blocks.values(), key=lambda block: len(block.rows)))
+                if any(lane.error for lane in self.lanes):
+                    return
+            for block in list(self._blocks.values()):
+                self._hand_over(block)
+        except TooManyRejects as error:
+            self.error = error
+            return
+        self._complete = True
+
+    def wait(self) -> None:
+        """Until all rows are with the server."""
+        for lane in self.lanes:
+            lane.end()
+        for lane in self.lanes:
+            lane.wait()
+        self._tell()
+
+    def abandon(self) -> None:
+        """Roll all lanes back, because ``rows`` or ``progress`` raised."""
+        self._complete = False
+        for lane in self.lanes:
+            lane.end()
+        self.finish()
+
+    def finish(self) -> Exception | None:
+        """Commit one lane after the other, or none; the error that stopped the load."""
+        for lane in self.lanes:
+            self.error = self.error or lane.error
+        for lane in self.lanes:
+            lane.finish(commit=self._complete and self.error is None)
+            self.error = self.error or lane.error
+        return self.error
+
+    def _group(self, chunk: list[Sequence[Any]]) -> None:
+        first = self.rows_read + 1
+        leaves = self._leaves_of(chunk)
+        for at, (row, target) in enumerate(zip(chunk, leaves, strict=True)):
+            if target is None:
+                continue
+            block = self._blocks.get(target)
+            if block is None:
+                block = self._blocks[target] = Block(target, [], [])
+            block.numbers.append(first + at)
+            block.rows.append(row)
+            self._held += 1
+            if len(block.rows) >= self.block_rows:
+                self._hand_over(block)
+
+    def _hand_over(self, block: Block) -> None:
+        del self._blocks[block.target]
+        self._held -= len(block.rows)
+        if self.plan.by_leaf:
+            turn = self._lane_of.setdefault(block.target, len(self._lane_of))
+        else:
+            turn = next(self._turn)
+        self.lanes[turn % len(self.lanes)].put(block)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.progress is not None:
+            self.progress(sum(sum(lane.written.copy().values()) for lane in self.lanes))
+
+    def _leaves_of(self, chunk: list[Sequence[Any]]) -> list[Target | None]:
+        """Where each row goes; None for one that is refused here."""
+        width = len(self.shape.columns)
+        keys_at = self.plan.key_at
+        try:
+            if any(len(row) != width for row in chunk):
+                raise ValueError
+            if self.plan.partitions is None:
+                return [self.plan.parent] * len(chunk)
+            keys = [[row[at] for at in keys_at] for row in chunk]
+            leaves = self.plan.partitions.leaves_of(keys)
+            if None not in leaves:
+                return [self._target(leaf) for leaf in leaves if leaf is not None]
+        except (TypeError, ValueError):
+            pass  # one row at a time tells which
+        return [self._target_of(row, self.rows_read + 1 + at) for at, row in enumerate(chunk)]
+
+    def _target_of(self, row: Sequence[Any], number: int) -> Target | None:
+        partitions = self.plan.partitions
+        try:
+            if len(row) != len(self.shape.columns):
+                raise ValueError(f"{len(row)} values for {len(self.shape.columns)} columns")
+            if partitions is None:
+                return self.plan.parent
+            key = [row[at] for at in self.plan.key_at]
+            (leaf,) = partitions.leaves_of([key])
+        except (TypeError, ValueError) as error:
+            self.rejects.add(Reject(number, self.plan.table, one_line(error)))
+            return None
+        if leaf is None:
+            self.rejects.add(Reject(number, self.plan.table, f"no partition takes the key {key}"))
+            return None
+        return self._target(leaf)
+
+    def _target(self, leaf: Leaf) -> Target:
+        found = self._targets.get(leaf)
+        if found is None:
+            found = self._targets[leaf] = Target(leaf.label, leaf.schema, leaf.name)
+        return found
+
+
+def _connect(where: Where, timeout: float) -> tuple[Connect, bool]:
+    """How a lane gets its connection, and whether the caller's transaction decides."""
+    if isinstance(where, psycopg.Connection):
+        open_already = where.pgconn.transaction_status != psycopg.pq.TransactionStatus.IDLE
+        return lambda: _transaction_on(where), open_already
+    if callable(where):
+        return where, False
+    return lambda: where.write(timeout=timeout), False
+
+
+@contextmanager
+def _transaction_on(connection: psycopg.Connection[Any]) -> Iterator[psycopg.Connection[Any]]:
+    with connection.transaction():
+        yield connection

@@ -1,0 +1,371 @@
+"""Bulk load on real servers: every row once and in its leaf, or not at all and said so."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date
+from random import Random
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+
+from pgroute import Router
+from pgroute.errors import LoadFailed
+from pgroute.partitions import Outcome, Partitions, load
+from tests.servers import Servers, port
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+Row = tuple[Any, ...]
+
+pytestmark = pytest.mark.integration
+
+COLUMNS = ("id", "name", "n")
+_SCHEMA = """
+set role app_owner;
+create schema bulk;
+grant usage on schema bulk to public;
+create table bulk.people (
+    id uuid primary key, name varchar(20) not null check (name <> 'bad'), n int4,
+    unique (id, n) deferrable initially deferred
+) partition by hash (id);
+create table bulk.p0 partition of bulk.people for values with (modulus 4, remainder 0);
+create table bulk.p1 partition of bulk.people for values with (modulus 4, remainder 1);
+create table bulk.p2 partition of bulk.people for values with (modulus 4, remainder 2);
+create table bulk.p3 partition of bulk.people for values with (modulus 4, remainder 3);
+create table bulk.later (id uuid, n int4, unique (id, n) deferrable initially deferred)
+    partition by hash (id);
+create table bulk.l0 partition of bulk.later for values with (modulus 2, remainder 0);
+create table bulk.l1 partition of bulk.later for values with (modulus 2, remainder 1);
+create table bulk.plain (id uuid, name text, n int4);
+create table bulk.numbers (id uuid, name text, n numeric) partition by hash (n);
+create table bulk.n0 partition of bulk.numbers for values with (modulus 1, remainder 0);
+create table bulk.watched (id uuid, name text, n int4) partition by hash (id);
+create table bulk.w0 partition of bulk.watched for values with (modulus 1, remainder 0);
+create function bulk.nothing() returns trigger language plpgsql as 'begin return null; end';
+create trigger told after insert on bulk.watched for each statement execute function bulk.nothing();
+create table bulk.guarded (id uuid, name text, n int4) partition by hash (id);
+create table bulk.g0 partition of bulk.guarded for values with (modulus 1, remainder 0);
+alter table bulk.guarded enable row level security;
+create policy everyone on bulk.guarded using (true);
+create table bulk.closed (id uuid, name text, n int4) partition by hash (id);
+create table bulk.c0 partition of bulk.closed for values with (modulus 1, remainder 0);
+create table bulk.kept (id uuid default gen_random_uuid(), n int4) partition by hash (id);
+create table bulk.k0 partition of bulk.kept for values with (modulus 1, remainder 0);
+grant select, insert, delete on all tables in schema bulk to app_rw;
+revoke insert on bulk.c0 from app_rw;
+"""
+
+
+@pytest.fixture(scope="module")
+def schema(servers: Servers) -> Iterator[Servers]:
+    servers.sql("pg1", _SCHEMA, database="app")
+    yield servers
+    servers.sql("pg1", "drop schema bulk cascade", database="app")
+
+
+@pytest.fixture
+def connect(schema: Servers) -> Callable[[], Connection]:
+    """Connections as application code opens them, whose block commits."""
+
+    def opened() -> Connection:
+        return psycopg.connect(
+            host="127.0.0.1",
+            port=port("pg1"),
+            user="app_rw",
+            dbname="app",
+            passfile=str(schema.passfile),
+        )
+
+    return opened
+
+
+@pytest.fixture
+def connection(connect: Callable[[], Connection]) -> Iterator[Connection]:
+    with connect() as opened:
+        opened.autocommit = True
+        for table in ("people", "later", "plain", "numbers", "watched", "guarded", "closed"):
+            opened.execute(f"delete from bulk.{table}")
+        yield opened
+
+
+def people(count: int, seed: int = 1) -> list[Row]:
+    random = Random(seed)
+    return [(UUID(int=random.getrandbits(128)), f"name {n}", n) for n in range(count)]
+
+
+def stored(connection: Connection, table: str = "bulk.people") -> list[Row]:
+    return connection.execute(f"select id, name, n from {table} order by n").fetchall()
+
+
+def in_leaf(connection: Connection, leaf: str) -> int:
+    row = connection.execute(f"select count(*) from {leaf}").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def test_every_row_is_written_once_each_leaf_in_its_own_transaction(
+    router: Router, connection: Connection
+) -> None:
+    rows = people(20_123)
+    heard: list[int] = []
+    done = load(router, "bulk.people", COLUMNS, iter(rows), block_rows=500, progress=heard.append)
+    assert stored(connection) == rows
+    assert (done.rows, done.rows_read, done.rejects) == (20_123, 20_123, ())
+    assert done.why_not_by_leaf is None
+    assert [part.outcome for part in done.parts] == [Outcome.COMMITTED] * 4
+    for part in done.parts:
+        ((leaf, count),) = part.rows_by_table.items()
+        assert part.node == "pg1"
+        assert in_leaf(connection, leaf) == count > 0
+    assert heard == sorted(heard)
+    assert heard[-1] == 20_123
+
+
+@pytest.mark.parametrize("connections", [1, 3])
+def test_fewer_connections_hold_several_leaves_each(
+    connect: Callable[[], Connection], connection: Connection, connections: int
+) -> None:
+    rows = people(3_000)
+    done = load(connect, "bulk.people", COLUMNS, rows, connections=connections, block_rows=100)
+    assert stored(connection) == rows
+    assert len(done.parts) == connections
+    leaves = [leaf for part in done.parts for leaf in part.rows_by_table]
+    assert sorted(leaves) == ["bulk.p0", "bulk.p1", "bulk.p2", "bulk.p3"]
+
+
+def test_one_transaction_on_request(router: Router, connection: Connection) -> None:
+    done = load(router, "bulk.people", COLUMNS, people(500), single_transaction=True)
+    assert [part.rows for part in done.parts] == [500]
+    assert len(stored(connection)) == 500
+
+
+def test_a_connection_given_keeps_its_transaction(connection: Connection) -> None:
+    with connection.transaction(force_rollback=True):
+        done = load(connection, "bulk.people", COLUMNS, people(100))
+        assert [part.outcome for part in done.parts] == [Outcome.CALLERS]
+        assert len(stored(connection)) == 100
+    assert stored(connection) == []
+    done = load(connection, "bulk.people", COLUMNS, people(100))
+    assert [part.outcome for part in done.parts] == [Outcome.COMMITTED]
+    assert len(stored(connection)) == 100
+
+
+@pytest.mark.parametrize("at", [0, 7_776, 19_999])
+def test_a_failing_row_is_named_and_nothing_is_written(
+    router: Router, connection: Connection, at: int
+) -> None:
+    rows = people(20_000)
+    rows[at] = (rows[at][0], "bad", 1)
+    with pytest.raises(
+        LoadFailed, match=rf"row {at + 1}, for bulk\.p.*; nothing was written"
+    ) as it:
+        load(router, "bulk.people", COLUMNS, rows, block_rows=1_000)
+    (reject,) = it.value.report.rejects
+    assert (reject.row, reject.sqlstate) == (at + 1, "23514")
+    assert it.value.report.rows == 0
+    assert stored(connection) == []
+
+
+@pytest.mark.parametrize("by_leaf", [True, False])
+@pytest.mark.parametrize("together", [True, False])
+def test_rows_that_cannot_be_written_are_left_out_and_named(
+    router: Router, connection: Connection, by_leaf: bool, together: bool
+) -> None:
+    rows: list[Any] = people(6_000)
+    places = range(2_000, 2_010) if together else range(3, 6_000, 600)
+    wrong: dict[str, Callable[[Row], Row]] = {
+        "23502": lambda row: (row[0], None, row[2]),
+        "22001": lambda row: (row[0], "x" * 21, row[2]),
+        "23514": lambda row: (row[0], "bad", row[2]),
+        "23505": lambda row: (rows[0][0], "twice", row[2]),
+        "a number in text": lambda row: (row[0], 7, row[2]),
+        "a word in int4": lambda row: (row[0], "x", "seven"),
+        "a day in int4": lambda row: (row[0], "x", date(2024, 1, 1)),
+        "too large": lambda row: (row[0], "x", 2**40),
+        "a zero byte": lambda row: (row[0], "x\0y", row[2]),
+        "two values": lambda row: row[:2],
+    }
+    expected = {}
+    for place, (kind, spoil) in zip(places, wrong.items(), strict=True):
+        rows[place] = spoil(rows[place])
+        expected[place + 1] = kind if kind[:2] in ("22", "23") else None
+    done = load(
+        router, "bulk.people", COLUMNS, rows, max_rejects=10, by_leaf=by_leaf, block_rows=700
+    )
+    found = {reject.row: reject.sqlstate for reject in done.rejects}
+    # The server, too, may be the one to refuse what has no binary form here.
+    assert {row: state for row, state in found.items() if expected.get(row)} == {
+        row: state for row, state in expected.items() if state
+    }
+    assert set(found) == set(expected)
+    assert done.rows == 6_000 - 10
+    assert stored(connection) == [row for at, row in enumerate(rows) if at + 1 not in expected]
+
+
+def test_one_reject_too_many_stops_the_load(router: Router, connection: Connection) -> None:
+    rows = people(4_000)
+    for at in (10, 2_000, 3_990):
+        rows[at] = (rows[at][0], "bad", at)
+    with pytest.raises(LoadFailed, match="nothing was written") as failure:
+        load(router, "bulk.people", COLUMNS, rows, max_rejects=2, block_rows=100)
+    assert len(failure.value.report.rejects) == 3
+    assert stored(connection) == []
+
+
+def test_a_key_of_the_wrong_type_stops_the_load(router: Router, connection: Connection) -> None:
+    rows: list[Row] = people(50)
+    rows[30] = (str(rows[30][0]), "text for a uuid", 1)
+    with pytest.raises(LoadFailed, match=r"row 31, .* wants a UUID; nothing was written"):
+        load(router, "bulk.people", COLUMNS, rows)
+    assert stored(connection) == []
+
+
+def test_rows_that_raise_leave_nothing_behind(router: Router, connection: Connection) -> None:
+    def broken() -> Iterator[Row]:
+        yield from people(8_000)
+        raise RuntimeError("the file ended early")
+
+    with pytest.raises(RuntimeError, match="ended early"):
+        load(router, "bulk.people", COLUMNS, broken(), block_rows=100)
+    assert stored(connection) == []
+
+
+def test_a_connection_killed_in_the_middle_leaves_nothing_and_says_so(
+    schema: Servers, router: Router, connection: Connection
+) -> None:
+    rows = people(30_000)
+    killed = False
+
+    def kill(taken: int) -> None:
+        nonlocal killed
+        if taken > 5_000 and not killed:
+            killed = True
+            schema.sql(
+                "pg1",
+                "select pg_terminate_backend(pid) from pg_stat_activity "
+                "where usename = 'app_rw' and query ilike 'copy%p2%'",
+            )
+
+    with pytest.raises(LoadFailed, match="nothing was written") as failure:
+        load(router, "bulk.people", COLUMNS, rows, block_rows=200, progress=kill)
+    assert killed
+    assert {part.outcome for part in failure.value.report.parts} == {Outcome.ROLLED_BACK}
+    assert stored(connection) == []
+    # And again: the load as a whole can be repeated.
+    assert load(router, "bulk.people", COLUMNS, rows).rows == 30_000
+    assert stored(connection) == rows
+
+
+def test_a_connection_lost_at_commit_is_reported_as_unknown(
+    connect: Callable[[], Connection], connection: Connection
+) -> None:
+    rows = people(2_000)
+    opened = 0
+
+    @contextmanager
+    def losing() -> Iterator[Connection]:
+        nonlocal opened
+        opened += 1
+        lose = opened == 3  # the first one reads the layout
+        with connect() as given:
+            yield given
+            if lose:
+                with socket.socket(fileno=os.dup(given.fileno())) as duplicate:
+                    duplicate.shutdown(socket.SHUT_RDWR)
+
+    with pytest.raises(LoadFailed, match="the connection was lost at COMMIT") as failure:
+        load(losing, "bulk.people", COLUMNS, rows, connections=4)
+    parts = failure.value.report.parts
+    outcomes = [part.outcome for part in parts]
+    assert outcomes.count(Outcome.UNKNOWN) == 1
+    lost = outcomes.index(Outcome.UNKNOWN)
+    # Transactions commit one after the other: all before it, none after it.
+    assert outcomes[:lost] == [Outcome.COMMITTED] * lost
+    assert set(outcomes[lost + 1 :]) <= {Outcome.ROLLED_BACK}
+    for part in parts:
+        ((leaf, count),) = part.rows_by_table.items()
+        possible = {
+            Outcome.COMMITTED: {count},
+            Outcome.ROLLED_BACK: {0},
+            Outcome.UNKNOWN: {0, count},
+        }
+        assert in_leaf(connection, leaf) in possible[part.outcome]
+
+
+def test_an_error_at_commit_tells_which_leaves_are_written(
+    router: Router, connection: Connection
+) -> None:
+    partitions = Partitions.read(connection, "bulk.later")
+    rows = [(row[0], row[2]) for row in people(400)]
+    second = next(row for row in rows if partitions.leaf(row[0]) != partitions.leaf(rows[0][0]))
+    with pytest.raises(LoadFailed, match="duplicate key") as failure:
+        load(router, "bulk.later", ("id", "n"), [*rows, second], connections=2)
+    first, last = failure.value.report.parts
+    assert (first.outcome, last.outcome) == (Outcome.COMMITTED, Outcome.ROLLED_BACK)
+    for part, kept in ((first, first.rows), (last, 0)):
+        (leaf,) = part.rows_by_table
+        assert in_leaf(connection, leaf) == kept
+
+
+WHY_NOT = [
+    ("bulk.plain", "is not a partitioned table"),
+    ("bulk.numbers", "column n of type numeric"),
+    ("bulk.watched", "a statement trigger fires on bulk.watched"),
+    ("bulk.guarded", "row security is active on bulk.guarded"),
+    ("bulk.closed", "no privilege to insert into bulk.c0"),
+]
+
+
+@pytest.mark.parametrize(("table", "why"), WHY_NOT)
+def test_what_the_leaves_cannot_take_goes_through_the_table(
+    router: Router, connection: Connection, table: str, why: str
+) -> None:
+    rows = people(100)
+    if table == "bulk.guarded":
+        with pytest.raises(LoadFailed, match="COPY FROM not supported with row-level security"):
+            load(router, table, COLUMNS, rows)
+        return
+    done = load(router, table, COLUMNS, rows)
+    assert why in (done.why_not_by_leaf or "")
+    assert [dict(part.rows_by_table) for part in done.parts] == [{table: 100}]
+    assert stored(connection, table) == rows
+
+
+def test_a_key_made_by_the_server_goes_through_the_table(router: Router) -> None:
+    done = load(router, "bulk.kept", ("n",), [(1,), (2,)])
+    assert done.why_not_by_leaf == "key column id is not among the columns loaded"
+    assert done.rows == 2
+
+
+def test_an_unknown_column_is_refused_by_the_server(router: Router) -> None:
+    with pytest.raises(LoadFailed, match=r'column "nobody" of relation .* does not exist'):
+        load(router, "bulk.people", ("id", "nobody"), [(UUID(int=1), 1)])
+
+
+def test_a_load_of_nothing_is_nothing(router: Router, connection: Connection) -> None:
+    assert load(router, "bulk.people", COLUMNS, []).rows == 0
+    assert stored(connection) == []
+
+
+@pytest.mark.usefixtures("connection")
+def test_memory_is_bounded(router: Router) -> None:
+    given = 0
+    most = 0
+
+    def counted() -> Iterator[Row]:
+        nonlocal given
+        for row in people(30_000):
+            given += 1
+            yield row
+
+    def compare(taken: int) -> None:
+        nonlocal most
+        most = max(most, given - taken)
+
+    load(router, "bulk.people", COLUMNS, counted(), block_rows=100, progress=compare)
+    assert 0 < most <= 8 * 100 + 4 * 3 * 100 + 100
