@@ -161,7 +161,7 @@ def test_refusal_is_not_a_failure_and_begins_anew() -> None:
     class Refusing(Fake):
         def newest(self, worker: int, promise: Promise, held: object) -> Seen:
             if promise is Promise.AFTER:
-                raise Refused("the token is of an older timeline")
+                raise Refused("the token is of an older timeline", for_good=True)
             return super().newest(worker, promise, held)
 
     record = run(

@@ -23,7 +23,14 @@ NEWEST = "select coalesce(max(sequence), 0) from pgroute_chaos where run = %s::u
 
 
 class Refused(Exception):  # an answer, not an error
-    """The promise of a read could not be proven, and the client said so."""
+    """The promise of a read could not be proven, and the client said so.
+
+    ``for_good``: nor will it be later; whoever reads on begins anew.
+    """
+
+    def __init__(self, why: str, *, for_good: bool) -> None:
+        super().__init__(why)
+        self.for_good = for_good
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import bisect
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 from pgroute.chaos.client import Client, Refused
 from pgroute.chaos.tally import Outcome, Promise, Read, Tally, Write
 from pgroute.probe import one_line
 
+_BEATS = 2_000  # remembered: more than are made within any accepted lag
 _HEART = 0  # the worker whose rows the readers look at
 
 
@@ -41,7 +43,8 @@ class Workload:
         self._max_lag = max_lag_seconds
         self._clock = clock
         self._stop = threading.Event()
-        self._beats: list[tuple[float, int]] = []  # when the heartbeat's writes were acknowledged
+        # When the heartbeat's last writes were acknowledged.
+        self._beats: deque[tuple[float, int]] = deque(maxlen=_BEATS)
         jobs: list[tuple[Callable[..., None], tuple[int, ...]]] = [
             (self._beat, ()),
             (self._read_within_lag, ()),
@@ -110,8 +113,9 @@ class Workload:
             self._check(Promise.MAX_LAG, _HEART, None, at_least=due)
 
     def _acknowledged_before(self, moment: float) -> int:
-        index = bisect.bisect_right(self._beats, (moment, 0))
-        return self._beats[index - 1][1] if index else 0
+        beats = self._beats.copy()
+        index = bisect.bisect_right(beats, (moment, 0))
+        return beats[index - 1][1] if index else 0
 
     # One attempt
 
@@ -131,7 +135,7 @@ class Workload:
         return written.token
 
     def _check(self, promise: Promise, worker: int, held: object, *, at_least: int) -> int | None:
-        """The newest sequence known now; None when the client refused to read."""
+        """The newest sequence known now; None when the client refused for good."""
         began = self._clock()
         newest: int | None = at_least
         node = None
@@ -139,7 +143,8 @@ class Workload:
         try:
             found = self._client.newest(worker, promise, held)
         except Refused as error:
-            outcome, what, newest = Outcome.REFUSED, one_line(error), None
+            outcome, what = Outcome.REFUSED, describe(error)
+            newest = None if error.for_good else at_least
         except Exception as error:  # noqa: BLE001 - any error is a failed read, and counted
             outcome, what = Outcome.FAILED, describe(error)
         else:

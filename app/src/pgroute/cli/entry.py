@@ -8,6 +8,7 @@ import sys
 import psycopg
 import typer
 
+from pgroute.cli.chaos import chaos
 from pgroute.cli.demo import demo
 from pgroute.cli.load import load
 from pgroute.cli.serve import serve
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _command in (status, demo, load, serve):
+for _command in (status, demo, load, serve, chaos):
     app.command()(_command)
 
 

@@ -1,0 +1,167 @@
+"""Every fault in turn, pgroute and hasql under the same load on the same servers at once.
+
+python -m benchmarks.chaos [--seconds 5] [--clients pgroute,hasql] [--output chaos.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from uuid import UUID
+
+from pydantic import TypeAdapter
+
+from benchmarks.child import APP, environment
+from benchmarks.faults import Faults, Shell, Step, play, scenario
+from benchmarks.fleet import breakable, reached_directly
+from benchmarks.machine import describe_machine
+from pgroute import Settings, new_key
+from pgroute.chaos.report import Line, Report, judge
+from pgroute.chaos.tally import Promise, Record
+from pgroute.chaos.witness import Witness
+from pgroute.text import table
+from tests.servers import Servers
+
+CLIENTS = ("pgroute", "hasql")
+_WITNESS_SECONDS = 0.005
+
+
+@dataclass(frozen=True)
+class Child:
+    """A running client."""
+
+    name: str
+    run: UUID
+    process: subprocess.Popen[str]
+    output: Path
+
+    def record(self) -> Record:
+        """Stop it; what it noted."""
+        self.process.communicate("", timeout=120)
+        if self.process.returncode != 0:
+            raise RuntimeError(f"{self.name} ended with {self.process.returncode}")
+        return TypeAdapter(Record).validate_json(self.output.read_bytes())
+
+
+def run_faults(
+    servers: Servers,
+    steps: Sequence[Step],
+    *,
+    clients: Sequence[str] = CLIENTS,
+    settle: float = 2.0,
+    say: Callable[[str], None] = print,
+) -> dict[str, Report]:
+    """A report per client. The servers are left as the last step left them."""
+    settings = reached_directly(servers)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        faults = Faults(servers, stack.enter_context(Shell(servers.container)))
+        witness = Witness(settings, interval=_WITNESS_SECONDS)
+        witness.start()
+        stack.callback(witness.stop)
+        children = [stack.enter_context(_started(name, settings, folder)) for name in clients]
+        windows = play(faults, steps, say, settle=settle)
+        records = {child.name: child.record() for child in children}
+        return {
+            child.name: judge(
+                records[child.name],
+                windows,
+                witness.promotions,
+                _present(faults, child.run),
+            )
+            for child in children
+        }
+
+
+@contextmanager
+def _started(name: str, settings: Settings, folder: Path) -> Iterator[Child]:
+    run, output = UUID(str(new_key())), folder / f"{name}.json"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.chaos_client", name, str(run), str(output)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=APP,
+        env=environment(settings),
+    )
+    try:
+        assert process.stdout is not None
+        if process.stdout.readline().strip() != "ready":
+            raise RuntimeError(f"{name} did not start")
+        yield Child(name, run, process, output)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _present(faults: Faults, run: UUID) -> set[tuple[int, int]]:
+    rows = faults.servers.sql(
+        faults.primary,
+        f"select worker, sequence from pgroute_chaos where run = '{run}'",
+        database="app",
+    )
+    return {(int(w), int(s)) for w, _, s in (row.partition("|") for row in rows.splitlines())}
+
+
+# What is shown
+
+_COLUMNS: dict[str, Callable[[Line], object]] = {
+    "writes": lambda line: line.writes,
+    "failed": lambda line: line.failed_writes,
+    "wrong node": lambda line: line.wrong_node,
+    "late": lambda line: line.dead_branch,
+    "lost": lambda line: line.lost,
+    "reads": lambda line: line.reads,
+    "failed ": lambda line: line.failed_reads,
+    "refused": lambda line: line.refused_reads,
+    "stale: after": lambda line: line.stale[Promise.AFTER],
+    "monotonic": lambda line: line.stale[Promise.MONOTONIC],
+    "max lag": lambda line: line.stale[Promise.MAX_LAG],
+    "last failed read s": lambda line: line.last_failed_read,
+    "slowest read s": lambda line: line.slowest_read,
+    "first write s": lambda line: line.first_write,
+}
+
+
+def as_table(reports: Mapping[str, Report]) -> str:
+    """All windows, the clients one under the other in each."""
+    rows: list[tuple[object, ...]] = []
+    names = list(reports)
+    for lines in zip(*([*r.lines, r.total] for r in reports.values()), strict=True):
+        for name, line in zip(names, lines, strict=True):
+            label = line.window if name == names[0] else ""
+            rows.append((label, name, *(column(line) for column in _COLUMNS.values())))
+    return table(("window", "client", *_COLUMNS), rows, indent=0)
+
+
+def main() -> None:
+    """Run everything, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--seconds", type=float, default=5.0, help="each fault lasts this long")
+    parser.add_argument("--clients", default=",".join(CLIENTS))
+    parser.add_argument("--output", type=Path, help="where the JSON goes")
+    arguments = parser.parse_args()
+    clients = arguments.clients.split(",")
+    with breakable() as servers:
+        reports = run_faults(servers, scenario(arguments.seconds), clients=clients)
+    print(as_table(reports))
+    for name, report in reports.items():
+        print(f"\n{name}: {'; '.join(report.broken) or 'every promise held'}")
+    if arguments.output is not None:
+        result = {
+            "machine": describe_machine(),
+            "seconds": arguments.seconds,
+            "clients": {name: asdict(report) for name, report in reports.items()},
+        }
+        arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

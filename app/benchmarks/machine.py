@@ -1,0 +1,43 @@
+"""What the figures were measured on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+_PACKAGES = (
+    "psycopg",
+    "psycopg-binary",
+    "psycopg-pool",
+    "hasql",
+    "asyncpg",
+    "sqlalchemy",
+    "prometheus-client",
+)
+
+
+def describe_machine() -> dict[str, str | int | float]:
+    """Processor, cores, load, Python and the packages' versions."""
+    found: dict[str, str | int | float] = {
+        "processor": _processor(),
+        "cores": os.cpu_count() or 0,
+        "pinned_to_cores": len(os.sched_getaffinity(0)),
+        "load_1_minute": round(os.getloadavg()[0], 2),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+    }
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()

@@ -1,0 +1,328 @@
+"""The ways to read or write one row that are timed against each other.
+
+A path is opened once and then called thousands of times; all it does per call is what a user
+would write. Each reads or writes the same row of the same table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import psycopg
+import sqlalchemy
+from hasql.driver.asyncpg import PoolManager as HasqlAsyncpg
+from hasql.driver.psycopg3 import PoolManager as HasqlPsycopg
+from psycopg.conninfo import make_conninfo
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
+
+from benchmarks.peers import connection_options, hasql_dsn
+from benchmarks.proxies import Proxy
+from pgroute import Router, Settings
+from pgroute.core.policies import NodeStats
+from pgroute.metrics import RouterMetrics
+from tests.servers import NAMES, eventually, whole
+
+SELECT = "select first_name from tbl_users where id = %s"
+INSERT = "insert into tbl_users values (%s, %s)"
+NAME = "measured"
+
+RAW = "raw psycopg"
+RAW_IN_TURN = "raw psycopg, two replicas in turn"
+RAW_ASYNC = "raw psycopg, async"
+RAW_WRITE = "raw psycopg, write"
+_RAW_ASYNCPG = "raw asyncpg"
+_REPLICA = 1  # the second server of the settings
+_FIRST = NAMES[_REPLICA]
+
+
+@dataclass(frozen=True)
+class Path:
+    """One way. ``call`` is given a key; what it gives back is awaited when ``is_async``."""
+
+    name: str
+    baseline: str
+    call: Callable[[UUID], Any]
+    is_async: bool = False
+
+
+class OneReplica:
+    """The policy of the timed routers: always the replica that the raw connection leads to.
+
+    Two servers in turn are slower than one, with or without a router; that is timed apart.
+    """
+
+    def pick(self, candidates: Sequence[str], stats: Mapping[str, NodeStats]) -> str:
+        return _FIRST if _FIRST in candidates else candidates[0]
+
+    def order(
+        self, candidates: Sequence[str], stats: Mapping[str, NodeStats] | None = None
+    ) -> Sequence[str]:
+        return sorted(candidates, key=lambda name: name != _FIRST)
+
+
+def conninfo(settings: Settings, *, user: str, server: int = _REPLICA, port: int = 0) -> str:
+    """A libpq string to one server, or to a proxy at ``port`` on its host."""
+    node = settings.members[server]
+    return make_conninfo(
+        host=node.host,
+        port=port or node.port,
+        user=user,
+        dbname=settings.database_name,
+        passfile=str(settings.passfile),
+    )
+
+
+def prepared(connection: psycopg.Connection[Any]) -> Callable[[UUID], Any]:
+    """Read over this connection with a prepared statement."""
+    execute = connection.execute
+
+    def read(key: UUID) -> Any:
+        return execute(SELECT, (key,), prepare=True).fetchone()
+
+    return read
+
+
+def sync_reads(settings: Settings, proxies: Sequence[Proxy], stack: ExitStack) -> list[Path]:
+    """Reads without an event loop."""
+    where = conninfo(settings, user=settings.reader)
+    paths = [Path(RAW, RAW, prepared(_connect(where, stack)))]
+    paths += _two_in_turn(settings, stack)
+    paths += _pgroute_reads(settings, stack)
+    paths += _psycopg_pool(where, stack)
+    paths += _sqlalchemy(where, stack)
+    for proxy in proxies:
+        through = conninfo(settings, user=settings.reader, port=proxy.port)
+        paths.append(Path(proxy.name, RAW, prepared(_connect(through, stack))))
+    return paths
+
+
+def _connect(where: str, stack: ExitStack) -> psycopg.Connection[Any]:
+    return stack.enter_context(psycopg.connect(where, autocommit=True))
+
+
+def _two_in_turn(settings: Settings, stack: ExitStack) -> list[Path]:
+    """What it costs the servers alone when two of them answer in turn."""
+    reads = [
+        prepared(_connect(conninfo(settings, user=settings.reader, server=at), stack))
+        for at in (1, 2)
+    ]
+
+    def read(key: UUID) -> Any:
+        reads.reverse()
+        return reads[0](key)
+
+    return [Path(RAW_IN_TURN, RAW, read)]
+
+
+def _pgroute_reads(settings: Settings, stack: ExitStack) -> list[Path]:
+    router = stack.enter_context(Router(settings, observer=metrics(settings), policy=OneReplica()))
+    spread = stack.enter_context(Router(settings, observer=metrics(settings)))
+    for each in (router, spread):
+        eventually(lambda each=each: whole(each), what="a primary and two healthy replicas")
+    token = router.settle(router.token())
+
+    def read(key: UUID) -> Any:
+        with router.read() as connection:
+            return connection.execute(SELECT, (key,)).fetchone()
+
+    def read_spread(key: UUID) -> Any:
+        with spread.read() as connection:
+            return connection.execute(SELECT, (key,)).fetchone()
+
+    def read_after(key: UUID) -> Any:
+        with router.read(after=token) as connection:
+            return connection.execute(SELECT, (key,)).fetchone()
+
+    def execute(key: UUID) -> Any:
+        return router.execute(SELECT, (key,)).one()
+
+    return [
+        Path("pgroute read()", RAW, read),
+        Path("pgroute read(), two replicas in turn", RAW_IN_TURN, read_spread),
+        Path("pgroute read(after=token)", RAW, read_after),
+        Path("pgroute execute()", RAW, execute),
+    ]
+
+
+def metrics(settings: Settings) -> RouterMetrics:
+    """Metrics as the service has them."""
+    return RouterMetrics(tuple(node.name for node in settings.members))
+
+
+def _psycopg_pool(where: str, stack: ExitStack) -> list[Path]:
+    pool, checked = (
+        stack.enter_context(
+            ConnectionPool(
+                where, min_size=1, max_size=4, kwargs={"autocommit": True}, check=check, open=True
+            )
+        )
+        for check in (None, ConnectionPool.check_connection)
+    )
+
+    def get_and_put(key: UUID) -> Any:
+        connection = pool.getconn()
+        try:
+            return connection.execute(SELECT, (key,)).fetchone()
+        finally:
+            pool.putconn(connection)
+
+    def in_block(key: UUID) -> Any:
+        with pool.connection() as connection:
+            return connection.execute(SELECT, (key,)).fetchone()
+
+    def in_checked_block(key: UUID) -> Any:
+        with checked.connection() as connection:
+            return connection.execute(SELECT, (key,)).fetchone()
+
+    return [
+        Path("psycopg_pool getconn/putconn", RAW, get_and_put),
+        Path("psycopg_pool with connection()", RAW, in_block),
+        Path("psycopg_pool, check on checkout", RAW, in_checked_block),
+    ]
+
+
+def _sqlalchemy(where: str, stack: ExitStack) -> list[Path]:
+    engine = sqlalchemy.create_engine(
+        "postgresql+psycopg://",
+        creator=lambda: psycopg.connect(where),
+        isolation_level="AUTOCOMMIT",
+    )
+    stack.callback(engine.dispose)
+    statement = sqlalchemy.text("select first_name from tbl_users where id = :id")
+
+    def read(key: UUID) -> Any:
+        with engine.connect() as connection:
+            return connection.execute(statement, {"id": key}).fetchone()
+
+    return [Path("SQLAlchemy Core, connect per query", RAW, read)]
+
+
+async def async_reads(settings: Settings, stack: AsyncExitStack) -> list[Path]:
+    """Reads in an event loop."""
+    where = conninfo(settings, user=settings.reader)
+    connection = await psycopg.AsyncConnection.connect(where, autocommit=True)
+    await stack.enter_async_context(connection)
+
+    async def raw(key: UUID) -> Any:
+        cursor = await connection.execute(SELECT, (key,), prepare=True)
+        return await cursor.fetchone()
+
+    pool = AsyncConnectionPool(
+        where, min_size=1, max_size=4, kwargs={"autocommit": True}, open=False
+    )
+    await stack.enter_async_context(pool)
+
+    async def in_block(key: UUID) -> Any:
+        async with pool.connection() as pooled:
+            return await (await pooled.execute(SELECT, (key,))).fetchone()
+
+    return [
+        Path(RAW_ASYNC, RAW_ASYNC, raw, is_async=True),
+        *await _pgroute_async(settings, stack),
+        Path("psycopg_pool with connection(), async", RAW_ASYNC, in_block, is_async=True),
+        *await _hasql(settings, stack),
+    ]
+
+
+async def _pgroute_async(settings: Settings, stack: AsyncExitStack) -> list[Path]:
+    router = await stack.enter_async_context(
+        AsyncRouter(settings, observer=metrics(settings), policy=OneReplica())
+    )
+
+    async def read(key: UUID) -> Any:
+        async with router.read() as connection:
+            return await (await connection.execute(SELECT, (key,))).fetchone()
+
+    async def execute(key: UUID) -> Any:
+        return (await router.execute(SELECT, (key,))).one()
+
+    return [
+        Path("pgroute read(), async", RAW_ASYNC, read, is_async=True),
+        Path("pgroute execute(), async", RAW_ASYNC, execute, is_async=True),
+    ]
+
+
+async def _hasql(settings: Settings, stack: AsyncExitStack) -> list[Path]:
+    dsn = hasql_dsn(settings, settings.reader)
+    options = connection_options(settings) | {"autocommit": True}
+    on_psycopg = await stack.enter_async_context(
+        HasqlPsycopg(dsn, pool_factory_kwargs={"kwargs": options})  # type: ignore[no-untyped-call]
+    )
+    passfile = {"passfile": str(settings.passfile)}
+    on_asyncpg = await stack.enter_async_context(
+        HasqlAsyncpg(dsn, pool_factory_kwargs=passfile)  # type: ignore[no-untyped-call]
+    )
+    node = settings.members[_REPLICA]
+    raw = await asyncpg.connect(
+        host=node.host,
+        port=node.port,
+        user=settings.reader,
+        database=settings.database_name,
+        **passfile,
+    )
+    stack.push_async_callback(raw.close)
+    select = SELECT.replace("%s", "$1")
+
+    async def read_psycopg(key: UUID) -> Any:
+        async with on_psycopg.acquire_replica() as connection:
+            return await (await connection.execute(SELECT, (key,))).fetchone()
+
+    async def read_asyncpg(key: UUID) -> Any:
+        async with on_asyncpg.acquire_replica() as connection:
+            return await connection.fetchrow(select, key)
+
+    async def read_raw(key: UUID) -> Any:
+        return await raw.fetchrow(select, key)
+
+    return [
+        Path("hasql 0.10 on psycopg", RAW_ASYNC, read_psycopg, is_async=True),
+        Path(_RAW_ASYNCPG, RAW_ASYNC, read_raw, is_async=True),
+        Path("hasql 0.10 on asyncpg", RAW_ASYNC, read_asyncpg, is_async=True),
+    ]
+
+
+def writes(settings: Settings, stack: ExitStack) -> list[Path]:
+    """One inserted and committed row."""
+    where = conninfo(settings, user=settings.writer, server=0)
+    connection = stack.enter_context(psycopg.connect(where))
+    pool = stack.enter_context(ConnectionPool(where, min_size=1, max_size=4, open=True))
+    router = stack.enter_context(Router(settings, observer=metrics(settings)))
+
+    def raw(key: UUID) -> None:
+        connection.execute(INSERT, (key, NAME), prepare=True)
+        connection.commit()
+
+    def pooled(key: UUID) -> None:
+        with pool.connection() as taken:
+            taken.execute(INSERT, (key, NAME))
+
+    def routed(key: UUID) -> None:
+        with router.write() as taken:
+            taken.execute(INSERT, (key, NAME))
+
+    def with_token(key: UUID) -> object:
+        with router.write() as taken:
+            taken.execute(INSERT, (key, NAME))
+        return router.token()
+
+    return [
+        Path(RAW_WRITE, RAW_WRITE, raw),
+        Path("psycopg_pool, write", RAW_WRITE, pooled),
+        Path("pgroute write()", RAW_WRITE, routed),
+        Path("pgroute write() and token()", RAW_WRITE, with_token),
+    ]
+
+
+def run(loop: asyncio.AbstractEventLoop, awaitable: Awaitable[Any]) -> Any:
+    """Wait for something asynchronous from outside the loop."""
+
+    async def wait() -> Any:
+        return await awaitable
+
+    return loop.run_until_complete(wait())

@@ -1,0 +1,61 @@
+"""Every fault in turn under load: no promise is broken. Times have generous limits here;
+``python -m benchmarks.chaos`` measures them."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.chaos import run_faults
+from benchmarks.faults import scenario
+from benchmarks.fleet import create_chaos_table
+from pgroute.chaos.report import Line, Report
+from pgroute.chaos.tally import Promise
+from tests.servers import Servers
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def report(servers: Servers) -> Report:
+    """The workload's report on a router that went through all faults, about a minute long."""
+    create_chaos_table(servers)
+    try:
+        return run_faults(servers, scenario(1.5), clients=["pgroute"], settle=1.0)["pgroute"]
+    finally:
+        servers.make_anew()
+
+
+def line(report: Report, window: str) -> Line:
+    return next(each for each in report.lines if each.window == window)
+
+
+def test_no_promise_is_broken_by_any_fault(report: Report) -> None:
+    assert report.broken == []
+    assert report.total.reads_of[Promise.AFTER] > 1000
+    assert report.total.reads_of[Promise.MONOTONIC] > 1000
+    assert report.total.writes > 1000
+
+
+def test_no_write_is_acknowledged_late_by_a_replaced_primary(report: Report) -> None:
+    assert report.total.dead_branch == 0
+
+
+@pytest.mark.parametrize("window", ["replica frozen", "replica cut off"])
+def test_reads_go_on_without_a_replica(report: Report, window: str) -> None:
+    found = line(report, window)
+    assert found.reads > 100
+    assert (found.last_failed_read or 0) < found.seconds
+    assert found.failed_writes == 0
+
+
+def test_reads_go_on_without_a_primary(report: Report) -> None:
+    assert line(report, "primary frozen").reads_of[Promise.EVENTUAL] > 20
+
+
+@pytest.mark.parametrize(
+    "window", ["primary killed, replica promoted", "primary frozen, replica promoted"]
+)
+def test_writes_go_on_after_a_promotion(report: Report, window: str) -> None:
+    first = line(report, window).first_write
+    assert first is not None
+    assert first < 5
