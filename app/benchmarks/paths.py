@@ -231,6 +231,8 @@ async def async_reads(settings: Settings, stack: AsyncExitStack) -> list[Path]:
 
 
 async def _pgroute_async(settings: Settings, stack: AsyncExitStack) -> list[Path]:
+    from pgroute import AsyncRouter
+
     router = await stack.enter_async_context(
         AsyncRouter(settings, observer=metrics(settings), policy=OneReplica())
     )
