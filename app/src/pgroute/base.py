@@ -24,7 +24,7 @@ from psycopg_pool import PoolTimeout
 from pgroute.commit import Commit
 from pgroute.config import Settings
 from pgroute.core.budgets import RatioBudget, TokenBucket
-from pgroute.core.contracts import Contract
+from pgroute.core.contracts import EVENTUAL, Contract
 from pgroute.core.lsn import Mark, Token
 from pgroute.core.policies import POLICIES, Policy
 from pgroute.core.topology import Role, Topology
@@ -67,6 +67,9 @@ class Plan:
     reason: Reason | None = None  # instead of the contract's own
 
 
+PLAIN = Plan(EVENTUAL)
+
+
 class Holder:
     """Whoever has a connection: the context managers of both fronts."""
 
@@ -74,6 +77,7 @@ class Holder:
         "connection",
         "epoch",
         "limit",
+        "losses",
         "plan",
         "pool",
         "route",
@@ -93,6 +97,7 @@ class Holder:
     route: Route
     timeline: int
     epoch: int
+    losses: int
 
 
 class Pool(Protocol):
@@ -249,7 +254,8 @@ class Base(ABC):
         fleet = self.fleet
         fleet.want()
         last = self._last_write.get()
-        if last is not None and last.timeline != fleet.ledger.timeline:
+        if last is not None and last.timeline != fleet.topology.fence.timeline:
+            self._last_write.set(None)  # said once
             return PendingToken(last, self._settled)  # of before a failover: it may be lost
         return PendingToken(fleet.mark(fleet.topology.primary or "", self.clock()), self._settled)
 
@@ -332,20 +338,28 @@ class Base(ABC):
         holder.pool = route.pool
         holder.route = route
         holder.connection = connection
-        holder.timeline = fleet.ledger.timeline
+        primary = route.role is Role.PRIMARY
+        holder.timeline = fleet.topology.fence.timeline if primary else fleet.ledger.timeline
         holder.epoch = fleet.ledger.epoch(route.node)
+        holder.losses = fleet.losses[route.node]
         connection.route = route.pair
         route.pool.in_flight[holder] = now + holder.limit
         route.count()
         return connection
 
+    def saw(self, holder: Holder) -> None:
+        """A block has ended, well or not: what it saw binds its session, if there is one."""
+        plan = holder.plan
+        if plan is not None and plan.trail is not None:
+            self.fleet.want()
+            mark = Mark(holder.route.node, self.clock(), holder.timeline, holder.epoch)
+            plan.trail.note(mark)
+
     def wrote(self, holder: Holder) -> Mark:
         """A write has ended: the mark of it, kept for :meth:`token`."""
         mark = Mark(holder.route.node, self.clock(), holder.timeline, holder.epoch)
         self._last_write.set(mark)
-        if holder.plan is not None and holder.plan.trail is not None:
-            self.fleet.want()
-            holder.plan.trail.note(mark)
+        self.saw(holder)
         return mark
 
     def cursors(self, make: Callable[[Stopwatch], Any]) -> dict[str, Any]:

@@ -8,9 +8,8 @@ import psycopg
 from psycopg import pq
 from psycopg.errors import InFailedSqlTransaction, ReadOnlySqlTransaction
 
-from pgroute.base import Base, Holder, Plan, Steps
+from pgroute.base import PLAIN, Base, Holder, Steps
 from pgroute.commit import ASK_FATE, Commit
-from pgroute.core.contracts import EVENTUAL
 from pgroute.core.retries import Backoff
 from pgroute.core.topology import Role
 from pgroute.errors import CommitUnknown, DeadlineExceeded, NodeUnavailable, RoutingError
@@ -30,6 +29,7 @@ def end(router: Base, holder: Holder, error: BaseException | None) -> Steps[None
     """
     connection = holder.connection
     commit = Commit()
+    router.saw(holder)
     try:
         if error is None:
             yield from _commit(router, holder, commit)
@@ -151,6 +151,8 @@ def _fate(router: Base, holder: Holder, number: int) -> Steps[Any]:
                 fate = "in progress"
             if fleet.topology.fence.timeline != holder.timeline:
                 return None
+            if fate == "committed" and fleet.losses[node] != holder.losses:
+                return None  # after a crash it gives numbers out anew: this may be another's
             if fate != "in progress":
                 return fate
             yield router.do_pause(pause)
@@ -164,7 +166,7 @@ def _fate(router: Base, holder: Holder, number: int) -> Steps[Any]:
 
 
 def _ask(router: Base, node: str, number: int, until: float) -> Steps[Any]:
-    holder = Holder(router, max(until - router.clock(), 0.001), Plan(EVENTUAL))
+    holder = Holder(router, max(until - router.clock(), 0.001), PLAIN)
     route = router.route(node, True, Role.PRIMARY, Reason.RETRY)
     connection = yield from take(router, holder, route, until)
     try:

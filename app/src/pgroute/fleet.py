@@ -96,7 +96,9 @@ class Fleet:
         }
         self._told_at = dict.fromkeys(self.names, 0.0)
         self._silent_since: dict[str, float] = {}
+        self.losses = dict.fromkeys(self.names, 0)  # of the probe's connections: maybe crashes
         self._lost: set[str] = set()
+        self._random = random or Random()  # noqa: S311 - spreads load, guards nothing
         self._states = dict.fromkeys(self.names, BreakerState.CLOSED)
         self._wrote_to: str | None = None  # the newest primary
         self._decided_at = 0.0
@@ -150,11 +152,12 @@ class Fleet:
         epoch: int | None = None,
     ) -> Mark:
         """The mark of what ended on ``node``; timeline and epoch as of now unless given."""
-        ledger = self.ledger
+        ledger, topology = self.ledger, self.topology
+        newest = topology.fence.timeline if node == topology.primary else ledger.timeline
         return Mark(
             node,
             ended_at,
-            ledger.timeline if timeline is None else timeline,
+            newest if timeline is None else timeline,
             ledger.epoch(node) if epoch is None else epoch,
         )
 
@@ -213,6 +216,7 @@ class Fleet:
         self._silent_since.setdefault(name, now)
         if lost:
             self._lost.add(name)
+            self.losses[name] += 1
         self.ledger.silent(name)
         self.breakers[name].overdue(now, silence.why)
         if was != silence:
@@ -253,13 +257,21 @@ class Fleet:
         self._choose()
 
     def _choose(self) -> None:
-        """Who of the topology may be used now, by the breakers."""
+        """Who of the topology may be used now, by the breakers.
+
+        One that warms up is in for a share of the moments, without cost to the fast path.
+        """
         topology = self.topology
         primary = topology.primary
         if primary is not None and self.breakers[primary].state is not BreakerState.CLOSED:
             primary = None
         replicas = select(
-            EVENTUAL, topology, self.ledger, now=self.clock(), breakers=self.breakers
+            EVENTUAL,
+            topology,
+            self.ledger,
+            now=self.clock(),
+            breakers=self.breakers,
+            draw=self._random.random(),
         ).candidates
         if (primary, replicas) == (self.primary, self.replicas):
             return

@@ -7,9 +7,9 @@ from typing import Any
 
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
-from pgroute.base import Base, Holder, Plan, Steps
+from pgroute.base import PLAIN, Base, Holder, Plan, Steps
 from pgroute.core.candidates import Selection, Then, select
-from pgroute.core.contracts import EVENTUAL, Contract, Otherwise
+from pgroute.core.contracts import Contract, Otherwise
 from pgroute.core.lsn import format_lsn
 from pgroute.core.retries import Backoff
 from pgroute.core.topology import Role
@@ -24,8 +24,6 @@ from pgroute.errors import (
 )
 from pgroute.observer import Fault, Reason, Wait
 
-_ANY = Plan(EVENTUAL)
-
 
 def lease_read(router: Base, holder: Holder, avoid: frozenset[str] = frozenset()) -> Steps[Any]:
     """A connection that meets the holder's plan, to no replica of ``avoid``.
@@ -33,24 +31,28 @@ def lease_read(router: Base, holder: Holder, avoid: frozenset[str] = frozenset()
     Raises RoutingError and TokenError.
     """
     router.require_open()
-    plan = holder.plan or _ANY
+    plan = holder.plan or PLAIN
     started = router.clock()
     until = started + min(holder.limit, router.settings.checkout_timeout_seconds)
     wait_until = min(until, started + plan.wait)
     tried = set(avoid)
     waited = False
     while True:
+        epochs = {name: router.fleet.ledger.epoch(name) for name in router.fleet.names}
         chosen = _select(router, plan)
         if plan.node is not None:
             return (yield from _lease_named(router, holder, plan, chosen, wait_until, until))
         found = yield from _first_of(router, holder, plan, chosen, tried, until)
         if found is not None:
-            return found
+            if plan is PLAIN or holder.epoch == epochs[holder.route.node]:
+                return found
+            yield from give_back(router, holder)  # it was away: it may have come back with less
+            continue
         then = chosen.then
         patient = then is Then.WAIT or plan.contract.otherwise is Otherwise.RAISE
         left = wait_until - router.clock()
         if not waited and left > 0 and (patient or then is Then.LOOK_AGAIN):
-            yield from _until_met(router, plan, tried, left)
+            yield from _until_met(router, plan, tried, then, left)
             waited = True
             continue
         if then is Then.LOOK_AGAIN:
@@ -133,11 +135,17 @@ def take(router: Base, holder: Holder, route: Any, until: float) -> Steps[Any]:
     now = router.clock()
     if now - started > 0.001:
         router.observer.waited(name, Wait.CHECKOUT, now - started)
-    if not pool.read_only and connection.is_standby:
+    as_primary = route.role is Role.PRIMARY
+    if as_primary and connection.is_standby:
         yield router.do_discard(pool, connection)
         router.fleet.suspect(name, Fault.READ_ONLY, "is a replica by now")
         raise NodeUnavailable(f"{name}: is a replica by now")
-    return router.hand_out(holder, route, connection, now)
+    router.hand_out(holder, route, connection, now)
+    if as_primary and router.fleet.topology.primary != name:
+        # It lost its role while we waited: whoever cuts its connections has not seen this one.
+        yield from give_back(router, holder)
+        raise NodeUnavailable(f"{name}: is the primary no more")
+    return connection
 
 
 def give_back(router: Base, holder: Holder) -> Steps[None]:
@@ -179,13 +187,14 @@ def _first_of(
     return None
 
 
-def _until_met(router: Base, plan: Plan, tried: set[str], limit: float) -> Steps[None]:
-    """Wait for a candidate that was not tried yet."""
+def _until_met(router: Base, plan: Plan, tried: set[str], then: Then, limit: float) -> Steps[None]:
+    """Wait for a candidate that was not tried yet, or for the doubt to end."""
     fleet, started = router.fleet, router.clock()
 
     def met() -> bool:
         chosen = _select(router, plan)
-        return bool(set(chosen.candidates) - tried)
+        doubted = then is Then.LOOK_AGAIN and chosen.then is not then
+        return doubted or bool(set(chosen.candidates) - tried)
 
     fleet.want()
     yield router.do_wait(fleet.when(met), limit)
@@ -202,7 +211,7 @@ def _lease_named(
     if state.role not in (Role.PRIMARY, Role.REPLICA):
         raise NodeUnavailable(f"{name}: {state.state}")
     route = router.route(name, True, state.role, Reason.NAMED)
-    if state.role is Role.PRIMARY or plan.contract.is_eventual:
+    if state.role is Role.PRIMARY or (plan.contract.is_eventual and plan.trail is None):
         if chosen.then is Then.LOOK_AGAIN:
             raise TokenNotReached(chosen.why)
         return (yield from take(router, holder, route, until))

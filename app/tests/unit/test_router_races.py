@@ -1,0 +1,195 @@
+"""What changes between a decision and its use: no promise is broken by it."""
+# ruff: noqa: SIM117 - what happens within a block, and how it ends, is what is tested
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgroute import CommitUnknown, Token, TokenNotReached, TokenUnproven
+from pgroute.commit import Commit
+from pgroute.core.topology import Answer, Observation, Silence
+from pgroute.tokens import PendingToken
+
+from .staged import ALL_WELL, IN_TRANSACTION, LOST, PRIMARY, REPLICA_2, REPLICA_3, Pool, Staged
+
+NEW_PRIMARY = Answer("pg2", False, 2, 7, 1010, False)
+REPLICA_OF_NEW = Answer("pg3", True, 2, 7, 1010, True)
+FAILED_OVER: tuple[Observation, ...] = (Silence("pg1", "gone"), NEW_PRIMARY, REPLICA_OF_NEW)
+PARTED: tuple[Observation, ...] = (PRIMARY, NEW_PRIMARY, REPLICA_OF_NEW)
+
+
+def meanwhile(pool: Pool, act: Callable[[], object]) -> None:
+    """Let ``act`` happen while the next caller waits for a connection of ``pool``."""
+    take = pool.take
+
+    def slow_take(limit: float) -> Any:
+        pool.take = take  # type: ignore[method-assign]
+        connection = take(limit)
+        act()
+        return connection
+
+    pool.take = slow_take  # type: ignore[method-assign]
+
+
+def play(router: Staged, *seen: Observation) -> None:
+    router.rounds = [seen]
+    router.play()
+
+
+def test_a_primary_replaced_during_checkout_is_not_written_to() -> None:
+    router = Staged(ALL_WELL)
+    old = router.connection("pg1", writes=True)
+    meanwhile(router.pool("pg1", writes=True), lambda: play(router, *PARTED))
+    with router.write() as connection:
+        assert connection.node == "pg2"
+    assert old.done == []
+
+
+def test_a_primary_replaced_during_checkout_is_not_read_strongly() -> None:
+    router = Staged(ALL_WELL)
+    meanwhile(router.pool("pg1"), lambda: play(router, *PARTED))
+    with router.read("strong") as connection:
+        assert connection.node == "pg2"
+
+
+def test_a_strong_read_does_not_believe_a_server_that_became_a_standby() -> None:
+    router = Staged(ALL_WELL)
+    demoted = router.connection("pg1")
+    demoted.is_standby = True
+    with router.read("strong") as connection:
+        assert connection is not demoted  # type: ignore[comparison-overlap]
+    assert router.pool("pg1").discarded == [demoted]
+
+
+def test_a_write_is_marked_with_the_timeline_of_the_primary_it_went_to() -> None:
+    router = Staged(ALL_WELL)
+    sampled = router.fleet.ledger.primary_seen
+    router.fleet.ledger.primary_seen = lambda *_, **__: None  # type: ignore[method-assign]
+    play(router, *FAILED_OVER)  # decided on, but not yet sampled
+    with router.write() as connection:
+        assert connection.node == "pg2"
+    token = router.token()
+    assert isinstance(token, PendingToken)
+    assert (token.mark.node, token.mark.timeline) == ("pg2", 2)
+    router.fleet.ledger.primary_seen = sampled  # type: ignore[method-assign]
+    assert token.timeline == 2
+
+
+def test_a_replica_that_restarted_during_checkout_is_not_taken_for_what_it_had() -> None:
+    router = Staged(ALL_WELL)
+
+    def restart() -> None:
+        play(router, PRIMARY, Silence("pg2", "gone"), REPLICA_3)
+        play(router, PRIMARY, Answer("pg2", True, 1, 7, 900, True), REPLICA_3)
+
+    meanwhile(router.pool("pg2"), restart)
+    meanwhile(router.pool("pg3"), lambda: None)
+    for _ in range(4):
+        with router.read(after=Token(7, 1, 1000)) as connection:
+            assert connection.node != "pg2"
+
+
+def test_a_token_of_a_primary_not_heard_of_is_served_once_it_is() -> None:
+    alone = (Silence("pg1", "gone"), NEW_PRIMARY, Silence("pg3", "gone"))
+    router = Staged(ALL_WELL, ALL_WELL, alone)
+    began = router.time.now
+    with router.read(after=Token(7, 2, 1010)) as connection:
+        assert connection.node == "pg2"
+    assert router.time.now - began < router.settings.token_timeout_seconds
+
+
+def test_a_named_node_does_not_take_a_session_back_in_time() -> None:
+    router = Staged((PRIMARY, Answer("pg2", True, 1, 7, 950, True), REPLICA_3))
+    with router.session(after=Token(7, 1, 1000)) as session:
+        with pytest.raises(TokenNotReached, match="pg2 has replayed 0/3B6"):
+            with session.read(node="pg2"):
+                pass
+        with session.read(node="pg3") as connection:
+            assert connection.node == "pg3"
+
+
+def test_what_a_failed_block_has_seen_binds_its_session() -> None:
+    behind = (PRIMARY, Answer("pg2", True, 1, 7, 990, True), Answer("pg3", True, 1, 7, 990, True))
+    router = Staged(behind)
+    with router.session() as session:
+        with pytest.raises(ZeroDivisionError):
+            with session.write():
+                raise ZeroDivisionError
+        with session.read() as connection:
+            assert connection.node == "pg1"
+        play(router, PRIMARY, *behind[1:])
+        with session.read() as connection:
+            assert connection.node == "pg1"
+        play(router, *ALL_WELL)
+        with session.read() as connection:
+            assert connection.node != "pg1"
+
+
+def lose_the_commit(connection: Any) -> None:
+    """The connection breaks while COMMIT is under way; transaction 42 has been numbered."""
+
+    def lost(commit: Commit) -> None:
+        commit.number, commit.number_known = 42, True
+        connection.status(LOST)
+        raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+    connection.on_commit = lost
+
+
+@pytest.mark.parametrize("crashed", [False, True])
+def test_a_number_given_out_before_a_crash_proves_no_commit(crashed: bool) -> None:
+    """After a crash a server gives out numbers anew that had not reached its disk."""
+    router = Staged(ALL_WELL)
+    connection = router.connection("pg1", writes=True)
+    lose_the_commit(connection)
+    router.connection("pg1").answers.append([("committed",)])
+
+    def write() -> None:
+        with router.write():
+            connection.status(IN_TRANSACTION)
+            if crashed:
+                router.fleet.losses["pg1"] += 1  # as the sampler counts them
+
+    if crashed:
+        with pytest.raises(CommitUnknown):
+            write()
+    else:
+        write()
+
+
+def test_a_write_that_may_be_lost_is_told_once() -> None:
+    router = Staged(ALL_WELL)
+    router.time.sleep(1.0)
+    with router.write():
+        pass
+    router.time.sleep(1.0)
+    play(router, *FAILED_OVER)
+    with pytest.raises(TokenUnproven):
+        str(router.token())
+    assert router.token().timeline == 2
+
+
+def test_a_node_that_is_back_gets_a_share_that_grows() -> None:
+    router = Staged(ALL_WELL)
+    play(router, PRIMARY, Silence("pg2", "gone"), REPLICA_3)
+    router.time.sleep(1.0)
+    play(router, PRIMARY, REPLICA_2, REPLICA_3)
+    router.time.sleep(0.2)
+    play(router, PRIMARY, REPLICA_2, REPLICA_3)
+
+    def share() -> float:
+        present = 0
+        for _ in range(400):
+            router.fleet.tick(router.time.now)
+            present += "pg2" in router.fleet.replicas
+        return present / 400
+
+    cold = share()
+    router.time.sleep(10.0)
+    play(router, PRIMARY, REPLICA_2, REPLICA_3)
+    assert 0.0 < cold < 0.5
+    assert share() == 1.0
