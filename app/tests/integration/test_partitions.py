@@ -13,8 +13,10 @@ import pytest
 from psycopg import sql
 
 from pgroute.errors import NotPartitioned, PartitionMismatch, UncomputableKey
-from pgroute.partitions import Partitions, routing
+from pgroute.partitions import Partitions, load, routing
 from pgroute.partitions.check import draw
+from pgroute.partitions.report import report, tables
+from pgroute.partitions.skew import skew
 from tests.servers import Servers, port
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -282,3 +284,34 @@ def test_a_replica_tells_the_layout_too(schema: Servers, connection: Connection)
     assert Partitions.read(connection, "part.hash_timestamptz").leaf(
         datetime(2024, 1, 1, tzinfo=UTC)
     )
+
+
+def test_the_report_tells_layout_self_test_and_skew(connection: Connection) -> None:
+    random = Random(5)
+    rows = [(UUID(int=random.getrandbits(128)),) for _ in range(4_000)]
+    with connection.transaction(force_rollback=True):
+        done = load(connection, "part.hash_uuid", ("k",), rows)
+        partitions = Partitions.read(connection, "part.hash_uuid")
+        found = skew(connection, partitions, exact=True)
+        counted = {at.leaf.label: at.rows for at in found.leaves}
+        assert counted == done.parts[0].rows_by_table
+        assert [at.expected for at in found.leaves] == [0.5, 0.25, 0.125, 0.125]
+        assert all(at.size_bytes > 0 for at in found.leaves)
+        assert not found.skewed
+        words = report(connection, "part.hash_uuid", exact=True)
+        connection.execute("delete from part.hash_uuid_h1")
+        assert skew(connection, partitions, exact=True).skewed
+    assert "part.hash_uuid, by hash of k uuid" in words
+    assert "the server agrees on the leaf of 32 made-up keys" in words
+    assert "part.hash_uuid: even" in words
+
+
+def test_estimates_are_unknown_until_the_table_is_analysed(connection: Connection) -> None:
+    found = skew(connection, Partitions.read(connection, "part.hash_uuid"))
+    assert {at.rows for at in found.leaves} == {None}
+    assert "rows (estimated)" in found.text()
+
+
+def test_the_partitioned_tables_are_listed(connection: Connection) -> None:
+    assert {"tbl_users", "sales", "part.levels"} <= set(tables(connection))
+    assert "part.levels_y1" not in tables(connection)

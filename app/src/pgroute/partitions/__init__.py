@@ -4,6 +4,7 @@ from pgroute.partitions.layout import Layout, read_layout
 from pgroute.partitions.load import load
 from pgroute.partitions.reports import Loaded, Outcome, Part, Reject
 from pgroute.partitions.routing import Leaf
+from pgroute.partitions.skew import Skew, skew
 from pgroute.partitions.table import Partitions
 
 __all__ = [
@@ -14,6 +15,8 @@ __all__ = [
     "Part",
     "Partitions",
     "Reject",
+    "Skew",
     "load",
     "read_layout",
+    "skew",
 ]
