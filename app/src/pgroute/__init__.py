@@ -1,7 +1,8 @@
 """pgroute routes reads and writes over a PostgreSQL primary and its replicas."""
 
+from pgroute.async_router import AsyncRouter
 from pgroute.config import Node, Settings
-from pgroute.connections import NodeConnection
+from pgroute.connections import AsyncNodeConnection, NodeConnection
 from pgroute.core.contracts import EVENTUAL, STRONG, Contract
 from pgroute.core.lsn import Token
 from pgroute.core.policies import (
@@ -36,11 +37,15 @@ from pgroute.errors import (
 from pgroute.keys import created_at, new_key
 from pgroute.observer import Fault, Observer, Reason, together
 from pgroute.results import NoSuchRow, Result
-from pgroute.router import Router, Session
+from pgroute.router import Router
+from pgroute.session import AsyncSession, Session
 
 __all__ = [
     "EVENTUAL",
     "STRONG",
+    "AsyncNodeConnection",
+    "AsyncRouter",
+    "AsyncSession",
     "CommitUnknown",
     "ConfigurationError",
     "Contract",

@@ -36,10 +36,13 @@ class Front(Generic[Connection]):
         settings: Settings,
         *,
         read_only: bool,
+        on_return: Callable[[Connection], Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
         random: Random | None = None,
     ) -> None:
         self.node = node
+        self.on_return: Callable[[Connection], Any] | None = on_return
+        self.closed = False
         self.read_only = read_only
         self.epoch = 0
         self.idle: deque[Connection] = deque()
@@ -52,6 +55,28 @@ class Front(Generic[Connection]):
         self._lifetime = settings.pool_lifetime_seconds
         self._clock = clock
         self._random = random or Random()  # noqa: S311 - spreads load, guards nothing
+
+    def pool_arguments(self, settings: Settings, cursors: dict[str, Any] | None) -> dict[str, Any]:
+        """What the psycopg_pool is made with."""
+        member = next(member for member in settings.members if member.name == self.node)
+        user = settings.reader if self.read_only else settings.writer
+        return {
+            "kwargs": {
+                **settings.connection(member, user=user, read_only=self.read_only),
+                **(cursors or {}),
+                # A read is one statement: without a transaction round it, it saves a round trip.
+                "autocommit": self.read_only,
+                "owner": self,
+            },
+            "min_size": self.min_size,
+            "max_size": self.max_size,
+            "max_waiting": settings.pool_max_waiting,
+            "max_idle": settings.pool_idle_seconds,
+            "max_lifetime": settings.pool_lifetime_seconds,
+            "name": f"{self.node}-{'read' if self.read_only else 'write'}",
+            "reconnect_timeout": 5,
+            "open": False,
+        }
 
     # For the connections
 
@@ -76,6 +101,35 @@ class Front(Generic[Connection]):
             and now <= connection.expires_at
             and (now - connection.used_at <= FRESH_SECONDS or connection.is_alive())
         )
+
+    def idle_one(self) -> Connection | None:
+        """An idle connection, if there is one."""
+        try:
+            return self.idle.pop()
+        except IndexError:
+            return None
+
+    def keep(self, holder: Any, connection: Connection) -> bool:
+        """Take a connection back at once; False when that needs thought, and nothing was done."""
+        now = self._clock()
+        if (
+            self.on_return is not None
+            or self.closed
+            or connection.untidy
+            or connection.epoch != self.epoch
+            or now > connection.expires_at
+            or self.in_flight.pop(holder, None) is None
+        ):
+            return False
+        connection.used_at = now
+        self.idle.append(connection)
+        if self.waiting:
+            self.hand_over()
+        return True
+
+    def hand_over(self) -> None:
+        """Give one idle connection to whoever waits in psycopg_pool."""
+        raise NotImplementedError
 
     def overdue(self, now: float) -> list[Any]:
         """The holders whose time is up, each told once; their connections are theirs no more."""

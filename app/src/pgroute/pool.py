@@ -27,43 +27,18 @@ class NodePool(Front[NodeConnection]):
         *,
         read_only: bool,
         after_connect: Hook | None = None,
-        on_return: Hook | None = None,
         cursors: dict[str, Any] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(node, settings, read_only=read_only, **options)
-        self._settings = settings
-        self._after_connect = after_connect
-        self._on_return = on_return
-        self._cursors = cursors or {}
+        self._arguments = {
+            **self.pool_arguments(settings, cursors),
+            "connection_class": NodeConnection,
+            "configure": after_connect,
+            "num_workers": 2,
+        }
         self._changing = threading.Lock()
-        self._closed = False
         self._pool: ConnectionPool[NodeConnection] | None = None
-
-    def _made(self) -> ConnectionPool[NodeConnection]:
-        settings = self._settings
-        member = next(member for member in settings.members if member.name == self.node)
-        user = settings.reader if self.read_only else settings.writer
-        return ConnectionPool(
-            kwargs={
-                **settings.connection(member, user=user, read_only=self.read_only),
-                **self._cursors,
-                # A read is one statement: without a transaction round it, it saves a round trip.
-                "autocommit": self.read_only,
-                "owner": self,
-            },
-            connection_class=NodeConnection,
-            configure=self._after_connect,
-            min_size=self.min_size,
-            max_size=self.max_size,
-            max_waiting=settings.pool_max_waiting,
-            max_idle=settings.pool_idle_seconds,
-            max_lifetime=settings.pool_lifetime_seconds,
-            name=f"{self.node}-{'read' if self.read_only else 'write'}",
-            num_workers=2,
-            reconnect_timeout=5,
-            open=False,
-        )
 
     def open(self) -> ConnectionPool[NodeConnection]:
         """Start connecting in the background, if that has not begun. PoolClosed after close()."""
@@ -71,10 +46,10 @@ class NodePool(Front[NodeConnection]):
         if pool is not None:
             return pool
         with self._changing:
-            if self._closed:
+            if self.closed:
                 raise PoolClosed(f"the pool of {self.node} is closed")
             if self._pool is None:
-                pool = self._made()
+                pool = ConnectionPool(**self._arguments)
                 pool.open(wait=False)
                 self._pool = pool
             return self._pool
@@ -86,25 +61,19 @@ class NodePool(Front[NodeConnection]):
         """
         until = self._clock() + limit
         while True:
-            connection = self._idle_one() or self._queue(until - self._clock())
+            connection = self.idle_one() or self._queue(until - self._clock())
             if self.fit(connection, self._clock()):
                 return connection
             self.discard(connection)
             if self._clock() >= until:
                 raise PoolTimeout(f"every connection to {self.node} was dead")
 
-    def _idle_one(self) -> NodeConnection | None:
-        try:
-            return self.idle.pop()
-        except IndexError:
-            return None
-
     def _queue(self, limit: float) -> NodeConnection:
         pool = self.open()
         self.waiting.append(None)
         try:
             # What came back before we were seen to wait is in the deque, not in the pool.
-            connection = self._idle_one()
+            connection = self.idle_one()
             if connection is None:
                 connection = pool.getconn(timeout=max(limit, 0.001))
                 connection.home = pool
@@ -112,7 +81,7 @@ class NodePool(Front[NodeConnection]):
                     connection.used_at = self._clock()
             return connection
         except PoolClosed:
-            if self._closed:
+            if self.closed:
                 raise
             raise PoolTimeout("all connections are being made anew") from None
         finally:
@@ -126,19 +95,19 @@ class NodePool(Front[NodeConnection]):
             return
         if connection.untidy:
             connection.tidy(self.read_only)
-        if self._on_return is not None:
+        if self.on_return is not None:
             try:
-                self._on_return(connection)
+                self.on_return(connection)
             except psycopg.Error:
                 self.discard(connection)
                 return
         self.idle.append(connection)
-        if self.waiting or self._closed:
+        if self.waiting or self.closed:
             self.hand_over()
 
     def hand_over(self) -> None:
         """Give one idle connection to whoever waits in psycopg_pool."""
-        connection = self._idle_one()
+        connection = self.idle_one()
         if connection is not None:
             connection.home.putconn(connection)
 
@@ -168,7 +137,14 @@ class NodePool(Front[NodeConnection]):
 
     def warm_up(self, limit: float) -> None:
         """Have ``min_size`` connections within ``limit`` seconds, else PoolTimeout."""
-        self.open().wait(timeout=limit)
+        until = self._clock() + limit
+        taken: list[NodeConnection] = []
+        try:
+            while len(taken) < self.min_size:
+                taken.append(self.take(max(until - self._clock(), 0.0)))
+        finally:
+            for connection in taken:
+                self.give_back(connection)
 
     def statistics(self) -> dict[str, int]:
         """psycopg_pool's counters, idle leases counted as available."""
@@ -183,7 +159,7 @@ class NodePool(Front[NodeConnection]):
     def close(self, limit: float) -> None:
         """Close all connections; those handed out are closed when they come back."""
         with self._changing:
-            self._closed = True
+            self.closed = True
             pool, self._pool = self._pool, None
         if pool is not None:
             for connection in self.all_idle():

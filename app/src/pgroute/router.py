@@ -14,94 +14,24 @@ from psycopg import IsolationLevel
 from psycopg_pool import PoolClosed, PoolTimeout
 
 from pgroute import running
-from pgroute.base import Base, Holder, Plan, PoolReport, Steps
+from pgroute.base import PLAIN, Base, PoolReport, Steps
 from pgroute.commit import Commit
 from pgroute.connections import NodeConnection
-from pgroute.core.contracts import EVENTUAL, Contract, MaxLag
+from pgroute.contexts import PlannedReading, Reading, Writing
+from pgroute.core.contracts import Contract, MaxLag
 from pgroute.core.lsn import Mark, Token
 from pgroute.core.topology import Topology
-from pgroute.core.trail import Trail
-from pgroute.ending import end
 from pgroute.errors import RouterClosed
-from pgroute.lease import FRESH_SECONDS
-from pgroute.leasing import lease_primary, lease_read
-from pgroute.observer import Reason
 from pgroute.pool import NodePool
 from pgroute.results import Result
-from pgroute.routes import NoRoute
+from pgroute.session import Session
 from pgroute.statements import Route as Lane
 from pgroute.timing import timed_cursors
 from pgroute.tokens import PendingToken
 
-__all__ = ["PoolReport", "Router", "Session"]
+__all__ = ["PoolReport", "Router"]
 
 T = TypeVar("T")
-_PLAIN = Plan(EVENTUAL)
-
-
-class Reading(Holder):
-    """``with router.read()``: any healthy replica, without thinking when there is one."""
-
-    __slots__ = ()
-
-    def __enter__(self) -> NodeConnection:
-        router = self.router
-        try:
-            route = router.next_read()
-            pool = route.pool
-            connection = pool.idle.pop()
-        except (IndexError, NoRoute):
-            return self._enter_slowly()
-        now = router.clock()
-        if now - connection.used_at > FRESH_SECONDS and not pool.fit(connection, now):
-            pool.discard(connection)
-            return self._enter_slowly()
-        self.pool = pool
-        self.route = route
-        self.connection = connection
-        connection.route = route.pair
-        pool.in_flight[self] = now + self.limit
-        route.count()
-        return connection  # type: ignore[no-any-return]
-
-    def _enter_slowly(self) -> NodeConnection:
-        return self.router.drive(lease_read(self.router, self))  # type: ignore[no-any-return]
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        pool, connection = self.pool, self.connection
-        if error is None and not connection.pgconn.transaction_status:
-            if pool.in_flight.pop(self, None) is None:
-                pool.discard(connection)  # done, but after the deadline
-            else:
-                pool.give_back(connection)
-            return
-        self.router.drive(end(self.router, self, error))
-
-
-class PlannedReading(Holder):
-    """``with router.read(...)``: whatever meets the contract."""
-
-    __slots__ = ()
-
-    def __enter__(self) -> NodeConnection:
-        return self.router.drive(lease_read(self.router, self))  # type: ignore[no-any-return]
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        running.note(self.router, self)  # also of a block that failed: it may have seen something
-        self.router.drive(end(self.router, self, error))
-
-
-class Writing(Holder):
-    """``with router.write()``: a transaction on the primary."""
-
-    __slots__ = ()
-
-    def __enter__(self) -> NodeConnection:
-        steps = lease_primary(self.router, self, read_only=False, reason=Reason.WRITE)
-        return self.router.drive(steps)  # type: ignore[no-any-return]
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        self.router.drive(end(self.router, self, error))
 
 
 class Router(Base):
@@ -230,7 +160,7 @@ class Router(Base):
             plan = self.plan(contract, max_lag, after, otherwise, None, wait, token_timeout)
             return self.run(running.Statement(sql, params, plan, reads, idempotent, limit))
         if not reads:
-            return self.run(running.Statement(sql, params, _PLAIN, False, idempotent, limit))
+            return self.run(running.Statement(sql, params, PLAIN, False, idempotent, limit))
         next(self.calls)
         reading = Reading(self, limit)
         connection = reading.__enter__()
@@ -239,7 +169,7 @@ class Router(Base):
             rows = cursor.fetchall()
         except BaseException as error:  # noqa: BLE001 - learnt from, then raised
             return self._run_again(
-                running.Statement(sql, params, _PLAIN, True, idempotent, limit), reading, error
+                running.Statement(sql, params, PLAIN, True, idempotent, limit), reading, error
             )
         reading.__exit__(None, None, None)
         return Result(cursor, rows, connection.node)
@@ -259,7 +189,7 @@ class Router(Base):
         """
         limit = self.limit if timeout is None else timeout
         steps = running.transaction(
-            self, fn, _PLAIN, read_only=read_only, isolation=isolation, limit=limit
+            self, fn, PLAIN, read_only=read_only, isolation=isolation, limit=limit
         )
         return self.drive(steps)  # type: ignore[no-any-return]
 
@@ -395,97 +325,3 @@ class Router(Base):
         if node is not None:
             with self.read(node=node) as connection:
                 self.statements.refresh(lambda sql: connection.execute(sql).fetchall())
-
-
-class Session:
-    """What one user or job does: it reads its own writes, and never goes back in time.
-
-    Holds marks, no connection. ``after``: begin behind this token. For one thread at a time.
-    """
-
-    def __init__(self, router: Router, after: Token | None = None) -> None:
-        self._router = router
-        self._trail = Trail(None if after is None else router.settle(after))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return
-
-    def _plan(
-        self,
-        contract: str | Contract = "eventual",
-        max_lag: MaxLag | None = None,
-        after: Token | Mark | None = None,
-        otherwise: str = "primary",
-        node: str | None = None,
-        wait: bool = False,
-        token_timeout: float | None = None,
-    ) -> Plan:
-        return self._router.plan(
-            contract, max_lag, after, otherwise, node, wait, token_timeout, self._trail
-        )
-
-    def read(
-        self,
-        contract: str | Contract = "eventual",
-        *,
-        timeout: float | None = None,
-        **options: Any,
-    ) -> PlannedReading:
-        """As :meth:`Router.read`, and never behind what the session has written or seen."""
-        limit = self._router.limit if timeout is None else timeout
-        return PlannedReading(self._router, limit, self._plan(contract, **options))
-
-    def write(self, *, timeout: float | None = None) -> Writing:
-        """As :meth:`Router.write`; the session's later reads see it."""
-        limit = self._router.limit if timeout is None else timeout
-        return Writing(self._router, limit, self._plan())
-
-    def execute(
-        self,
-        sql: str,
-        params: Any = None,
-        *,
-        contract: str | Contract = "eventual",
-        idempotent: bool = False,
-        timeout: float | None = None,
-        **options: Any,
-    ) -> Result:
-        """As :meth:`Router.execute`, within the session."""
-        router = self._router
-        reads = router.lane(sql) is Lane.REPLICA
-        limit = router.limit if timeout is None else timeout
-        plan = self._plan(contract, **options)
-        return router.run(running.Statement(sql, params, plan, reads, idempotent, limit))
-
-    def transaction(
-        self,
-        fn: Callable[[NodeConnection], T],
-        *,
-        read_only: bool = False,
-        isolation: IsolationLevel | None = None,
-        timeout: float | None = None,
-    ) -> T:
-        """As :meth:`Router.transaction`, within the session."""
-        limit = self._router.limit if timeout is None else timeout
-        steps = running.transaction(
-            self._router,
-            fn,
-            self._plan(),
-            read_only=read_only,
-            isolation=isolation,
-            limit=limit,
-        )
-        return self._router.drive(steps)  # type: ignore[no-any-return]
-
-    def token(self) -> Token | None:
-        """A token for all that the session has written or seen, None before the first of it.
-
-        Waits for samples, at most ``token_timeout_seconds`` for each server it has been on.
-        """
-        for mark in self._trail.pending:
-            self._router.drive(self._router.settling(mark))
-        self._trail.settle(self._router.fleet.ledger)
-        return self._trail.floor

@@ -1,0 +1,66 @@
+"""What ``async with router.read()`` and ``async with router.write()`` hold."""
+
+from __future__ import annotations
+
+from pgroute.base import Holder
+from pgroute.connections import AsyncNodeConnection
+from pgroute.ending import end
+from pgroute.lease import FRESH_SECONDS
+from pgroute.leasing import lease_primary, lease_read
+from pgroute.observer import Reason
+from pgroute.routes import NoRoute
+from pgroute.running import note
+
+
+class AsyncReading(Holder):
+    """``async with router.read()``: without a plan any healthy replica, without thinking."""
+
+    __slots__ = ()
+
+    async def __aenter__(self) -> AsyncNodeConnection:
+        router = self.router
+        if self.plan is not None:
+            return await router.drive(lease_read(router, self))  # type: ignore[no-any-return]
+        try:
+            route = router.next_read()
+            pool = route.pool
+            connection = pool.idle.pop()
+        except (IndexError, NoRoute):
+            return await router.drive(lease_read(router, self))  # type: ignore[no-any-return]
+        now = router.clock()
+        if now - connection.used_at > FRESH_SECONDS and not pool.fit(connection, now):
+            await pool.discard(connection)
+            return await router.drive(lease_read(router, self))  # type: ignore[no-any-return]
+        self.pool = pool
+        self.route = route
+        self.connection = connection
+        connection.route = route.pair
+        pool.in_flight[self] = now + self.limit
+        route.count()
+        return connection  # type: ignore[no-any-return]
+
+    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
+        pool, connection = self.pool, self.connection
+        if (
+            error is None
+            and self.plan is None
+            and not connection.pgconn.transaction_status
+            and pool.keep(self, connection)
+        ):
+            return
+        if self.plan is not None:
+            note(self.router, self)
+        await self.router.sheltered(end(self.router, self, error))
+
+
+class AsyncWriting(Holder):
+    """``async with router.write()``: a transaction on the primary."""
+
+    __slots__ = ()
+
+    async def __aenter__(self) -> AsyncNodeConnection:
+        steps = lease_primary(self.router, self, read_only=False, reason=Reason.WRITE)
+        return await self.router.drive(steps)  # type: ignore[no-any-return]
+
+    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
+        await self.router.sheltered(end(self.router, self, error))

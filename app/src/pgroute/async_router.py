@@ -1,0 +1,357 @@
+"""The router for asyncio: the same names and the same core as :class:`pgroute.Router`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
+from typing import Any, Self, TypeVar
+
+import psycopg
+from psycopg import IsolationLevel
+from psycopg_pool import PoolClosed, PoolTimeout
+
+from pgroute import running
+from pgroute.async_contexts import AsyncReading, AsyncWriting
+from pgroute.async_pool import AsyncNodePool
+from pgroute.base import PLAIN, Base, Steps
+from pgroute.commit import Commit
+from pgroute.connections import AsyncNodeConnection
+from pgroute.core.contracts import Contract, MaxLag
+from pgroute.core.lsn import Mark, Token
+from pgroute.core.topology import Topology
+from pgroute.errors import PgrouteError, RouterClosed, TokenNotReached
+from pgroute.results import Result
+from pgroute.session import AsyncSession
+from pgroute.statements import Route as Lane
+from pgroute.timing import timed_async_cursors
+from pgroute.tokens import PendingToken
+
+T = TypeVar("T")
+
+
+class AsyncRouter(Base):
+    """As :class:`pgroute.Router`, for one event loop.
+
+    ``async with AsyncRouter(dsn) as router``, then ``async with router.read() as connection`` and
+    ``await router.execute(...)``. ``after_connect`` and ``on_return`` are coroutine functions.
+    """
+
+    _loop: asyncio.AbstractEventLoop
+
+    # Life
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def open(self) -> None:
+        """Ask every server once, then keep asking. A fleet without a primary is no error here."""
+        if self.opened:
+            raise RouterClosed("a router is opened once")
+        self._loop = asyncio.get_running_loop()
+        self.opened = True
+        self.fleet.start()
+        # The first answers include connecting, which later ones do not.
+        settings = self.settings
+        await self._asked(settings.connect_timeout_seconds + settings.probe_timeout_seconds)
+        self.routes_changed()
+        self._soon(self._learn_statements())
+
+    async def warm_up(self, timeout: float = 5.0) -> None:
+        """Have ``pool_min_size`` connections for reads on the replicas and for writes on the
+        primary, within ``timeout`` seconds, else NodeUnavailable."""
+        await self.drive(self.warming(timeout))
+
+    async def close(self, timeout: float = 5.0) -> None:
+        """Hand out nothing more, wait up to ``timeout`` seconds for connections in use, close all.
+
+        What is still in use then is closed when it comes back.
+        """
+        self.closed = True
+        self.next_read = self._not_open
+        until = self.clock() + timeout
+        while self.busy() and self.clock() < until:
+            await asyncio.sleep(0.005)
+        await asyncio.to_thread(self.fleet.stop, timeout)
+        for pool in self.pools_by_key.values():
+            await pool.close(max(until - self.clock(), 0.1))
+
+    # Reading and writing
+
+    def read(
+        self,
+        contract: str | Contract = "eventual",
+        *,
+        max_lag: MaxLag | None = None,
+        after: Token | Mark | None = None,
+        otherwise: str = "primary",
+        node: str | None = None,
+        timeout: float | None = None,
+        wait: bool = False,
+        token_timeout: float | None = None,
+    ) -> AsyncReading:
+        """A read-only connection (autocommit) to a replica that meets the contract.
+
+        The arguments and errors are those of :meth:`pgroute.Router.read`.
+        """
+        limit = self.limit if timeout is None else timeout
+        if (
+            contract == "eventual"
+            and max_lag is None
+            and after is None
+            and node is None
+            and otherwise == "primary"
+        ):
+            return AsyncReading(self, limit)
+        plan = self.plan(contract, max_lag, after, otherwise, node, wait, token_timeout)
+        return AsyncReading(self, limit, plan)
+
+    def write(self, *, timeout: float | None = None) -> AsyncWriting:
+        """A connection to the primary, in a transaction that commits at the end of the block.
+
+        Errors are those of :meth:`pgroute.Router.write`.
+        """
+        return AsyncWriting(self, self.limit if timeout is None else timeout)
+
+    async def execute(
+        self,
+        sql: str,
+        params: Any = None,
+        *,
+        contract: str | Contract = "eventual",
+        max_lag: MaxLag | None = None,
+        after: Token | Mark | None = None,
+        otherwise: str = "primary",
+        wait: bool = False,
+        token_timeout: float | None = None,
+        idempotent: bool = False,
+        timeout: float | None = None,
+    ) -> Result:
+        """Run one statement where it may run, and again elsewhere when that is safe.
+
+        The arguments and errors are those of :meth:`pgroute.Router.execute`.
+        """
+        limit = self.limit if timeout is None else timeout
+        reads = self.lane(sql) is Lane.REPLICA
+        if not (
+            contract == "eventual" and max_lag is None and after is None and otherwise == "primary"
+        ):
+            plan = self.plan(contract, max_lag, after, otherwise, None, wait, token_timeout)
+            return await self.run(running.Statement(sql, params, plan, reads, idempotent, limit))
+        if not reads:
+            return await self.run(running.Statement(sql, params, PLAIN, False, idempotent, limit))
+        next(self.calls)
+        reading = AsyncReading(self, limit)
+        connection = await reading.__aenter__()
+        try:
+            cursor = await connection.execute(sql, params)
+            rows = await cursor.fetchall()
+        except BaseException as error:  # noqa: BLE001 - learnt from, then raised
+            statement = running.Statement(sql, params, PLAIN, True, idempotent, limit)
+            return await self._run_again(statement, reading, error)
+        await reading.__aexit__(None, None, None)
+        return Result(cursor, rows, connection.node)
+
+    async def transaction(
+        self,
+        fn: Callable[[AsyncNodeConnection], Awaitable[T]],
+        *,
+        read_only: bool = False,
+        isolation: IsolationLevel | None = None,
+        timeout: float | None = None,
+    ) -> T:
+        """``await fn(connection)`` in a transaction; its value. Retried as a whole when that is
+        safe, so ``fn`` must do nothing else that cannot be done twice."""
+        limit = self.limit if timeout is None else timeout
+        steps = running.transaction(
+            self, fn, PLAIN, read_only=read_only, isolation=isolation, limit=limit
+        )
+        return await self.drive(steps)
+
+    def session(self, after: Token | None = None) -> AsyncSession:
+        """Reads that see what the session wrote and never go back in time. For one task."""
+        return AsyncSession(self, after)
+
+    async def settle(self, token: Token) -> Token:
+        """The token with its position: waits for the primary's sample, if it must."""
+        if not isinstance(token, PendingToken):
+            return token
+        await self.drive(self.settling(token.mark))
+        return token.settled
+
+    async def refresh(self) -> Topology:
+        """Ask every server now, within ``probe_timeout_seconds``; the new topology."""
+        self.require_open()
+        await self._asked(self.settings.probe_timeout_seconds)
+        return self.topology
+
+    # How it is done
+
+    async def drive(self, steps: Steps[T]) -> T:
+        """Run steps to their end and await what they yield."""
+        try:
+            awaited = next(steps)
+            while True:
+                try:
+                    value = await awaited
+                except BaseException as error:  # noqa: BLE001 - the steps decide
+                    awaited = steps.throw(error)
+                else:
+                    awaited = steps.send(value)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+
+    async def sheltered(self, steps: Steps[T]) -> T:
+        """Run steps to their end even when the task is cancelled meanwhile."""
+        task = asyncio.ensure_future(self.drive(steps))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            while not task.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([task])
+            if not task.cancelled():
+                task.exception()  # heard; the cancellation goes first
+            raise
+
+    async def run(self, statement: running.Statement) -> Result:
+        """A statement with everything that may happen to it."""
+        return await self.drive(running.execute(self, statement))
+
+    async def _run_again(
+        self, statement: running.Statement, reading: AsyncReading, error: BaseException
+    ) -> Result:
+        lost = running.is_lost(reading.connection)
+        try:
+            await self.sheltered(running.end_failed(self, reading, error, lost))
+        except running.Failure as failure:
+            return await self.drive(running.execute(self, statement, failure))
+        raise error
+
+    async def _asked(self, limit: float) -> None:
+        told = self.fleet.when(self.fleet.asked_since(self.clock()))
+        self.fleet.wake()
+        await self.do_wait(told, limit)
+
+    def _settled(self, mark: Mark) -> Token:
+        token = self.fleet.ledger.settle(mark)
+        if token is None:
+            raise TokenNotReached("the position is not known yet: await router.settle(token) first")
+        return token
+
+    def _make_pool(self, name: str, read_only: bool) -> AsyncNodePool:
+        return AsyncNodePool(
+            name,
+            self.settings,
+            read_only=read_only,
+            after_connect=self.after_connect,
+            on_return=self.on_return,
+            cursors=self.cursors(timed_async_cursors),
+            clock=self.clock,
+            random=self.random,
+        )
+
+    async def do_take(self, pool: AsyncNodePool, limit: float) -> AsyncNodeConnection:
+        return await pool.take(limit)
+
+    async def do_give_back(self, pool: AsyncNodePool, connection: AsyncNodeConnection) -> None:
+        await pool.give_back(connection)
+
+    async def do_discard(self, pool: AsyncNodePool, connection: AsyncNodeConnection) -> None:
+        await pool.discard(connection)
+
+    async def do_commit(self, connection: AsyncNodeConnection, commit: Commit) -> None:
+        await connection.end(commit)
+
+    async def do_rollback(self, connection: AsyncNodeConnection) -> None:
+        with suppress(psycopg.Error):
+            await connection.rollback()
+
+    async def do_begin(
+        self, connection: AsyncNodeConnection, read_only: bool, isolation: IsolationLevel | None
+    ) -> None:
+        await connection.begin_as(isolation, explicit=read_only)
+
+    async def do_query(
+        self, connection: AsyncNodeConnection, sql: Any, params: Any, prepare: bool | None
+    ) -> tuple[psycopg.AsyncCursor[Any], list[Any]]:
+        await connection.commit_each(True)
+        cursor = await connection.execute(sql, params, prepare=prepare)
+        rows = await cursor.fetchall() if cursor.description is not None else []
+        return cursor, rows
+
+    async def do_call(self, fn: Callable[[Any], Any], connection: AsyncNodeConnection) -> Any:
+        return await fn(connection)
+
+    async def do_warm(self, pool: AsyncNodePool, limit: float) -> None:
+        await pool.warm_up(limit)
+
+    async def do_wait(self, future: Future[None], limit: float) -> bool:
+        try:
+            await asyncio.wait_for(asyncio.wrap_future(future), limit)
+        except TimeoutError:
+            return False
+        return True
+
+    async def do_pause(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    # The fleet's crew, from other threads
+
+    def _soon(self, work: Coroutine[Any, Any, None]) -> Future[None] | None:
+        """Begin ``work`` in the loop; None when the loop is closed."""
+
+        async def quietly() -> None:
+            with suppress(psycopg.Error, PgrouteError, OSError):
+                await work
+
+        try:
+            return asyncio.run_coroutine_threadsafe(quietly(), self._loop)
+        except RuntimeError:
+            work.close()
+            return None
+
+    def renew(self, node: str, *, writes_only: bool = False) -> None:
+        """Use no connection to ``node`` again that was made until now."""
+        for read_only in (False,) if writes_only else (False, True):
+            pool = self.pools_by_key[node, read_only]
+            pool.outdate()
+            self._soon(pool.renew())
+
+    def warm(self, node: str, limit: float) -> None:
+        """Have connections to ``node`` ready. Not from the loop's thread: it waits."""
+        if self.closed or not self.settings.pool_sizes(read_only=True)[0]:
+            return
+        begun = self._soon(self.pools_by_key[node, True].warm_up(limit))
+        if begun is not None:
+            with suppress(PoolTimeout, PoolClosed, FutureTimeout):
+                begun.result(limit + 0.1)
+
+    def sweep(self, now: float) -> None:
+        """Put idle connections away; learn what statements do."""
+        if not self.closed:
+            self._soon(self._sweep(now))
+
+    async def _sweep(self, now: float) -> None:
+        for pool in self.pools_by_key.values():
+            await pool.sweep(now)
+        await self._learn_statements()
+
+    async def _learn_statements(self) -> None:
+        if self.closed or not self.statements.due():
+            return
+        node = self.fleet.primary or next(iter(self.fleet.replicas), None)
+        if node is None:
+            return
+        async with self.read(node=node) as connection:
+
+            async def run(sql: str) -> list[Any]:
+                return await (await connection.execute(sql)).fetchall()
+
+            await self.statements.refresh_async(run)

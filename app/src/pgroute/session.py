@@ -1,0 +1,221 @@
+"""Sessions: reads that see what was written in them and never go back in time."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from psycopg import IsolationLevel
+
+from pgroute import running
+from pgroute.async_contexts import AsyncReading, AsyncWriting
+from pgroute.base import Base, Plan, Steps
+from pgroute.connections import AsyncNodeConnection, NodeConnection
+from pgroute.contexts import PlannedReading, Writing
+from pgroute.core.contracts import Contract, MaxLag
+from pgroute.core.lsn import Mark, Token
+from pgroute.core.trail import Trail
+from pgroute.results import Result
+from pgroute.statements import Route as Lane
+from pgroute.tokens import PendingToken
+
+if TYPE_CHECKING:
+    from pgroute.async_router import AsyncRouter
+    from pgroute.router import Router
+
+T = TypeVar("T")
+
+
+class _Session:
+    """What both kinds share: the trail, and plans that keep to it."""
+
+    def __init__(self, router: Base, after: Token | None) -> None:
+        self._base = router
+        if isinstance(after, PendingToken):
+            self._trail = Trail()
+            self._trail.note(after.mark)
+        else:
+            self._trail = Trail(after)
+
+    def _plan(
+        self,
+        contract: str | Contract = "eventual",
+        max_lag: MaxLag | None = None,
+        after: Token | Mark | None = None,
+        otherwise: str = "primary",
+        node: str | None = None,
+        wait: bool = False,
+        token_timeout: float | None = None,
+    ) -> Plan:
+        return self._base.plan(
+            contract, max_lag, after, otherwise, node, wait, token_timeout, self._trail
+        )
+
+    def _limit(self, timeout: float | None) -> float:
+        return self._base.limit if timeout is None else timeout
+
+    def _statement(
+        self,
+        sql: str,
+        params: Any,
+        contract: str | Contract,
+        idempotent: bool,
+        timeout: float | None,
+        options: dict[str, Any],
+    ) -> Steps[Result]:
+        reads = self._base.lane(sql) is Lane.REPLICA
+        plan = self._plan(contract, **options)
+        statement = running.Statement(sql, params, plan, reads, idempotent, self._limit(timeout))
+        return running.execute(self._base, statement)
+
+    def _transaction(
+        self,
+        fn: Callable[[Any], Any],
+        read_only: bool,
+        isolation: IsolationLevel | None,
+        timeout: float | None,
+    ) -> Steps[Any]:
+        return running.transaction(
+            self._base,
+            fn,
+            self._plan(),
+            read_only=read_only,
+            isolation=isolation,
+            limit=self._limit(timeout),
+        )
+
+    def _token(self) -> Steps[Token | None]:
+        for mark in self._trail.pending:
+            yield from self._base.settling(mark)
+        self._trail.settle(self._base.fleet.ledger)
+        return self._trail.floor
+
+
+class Session(_Session):
+    """What one user or job does: it reads its own writes, and never goes back in time.
+
+    Holds marks, no connection. ``after``: begin behind this token. For one thread at a time.
+    """
+
+    def __init__(self, router: Router, after: Token | None = None) -> None:
+        super().__init__(router, after)
+        self._router = router
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def read(
+        self,
+        contract: str | Contract = "eventual",
+        *,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> PlannedReading:
+        """As :meth:`Router.read`, and never behind what the session has written or seen."""
+        plan = self._plan(contract, **options)
+        return PlannedReading(self._router, self._limit(timeout), plan)
+
+    def write(self, *, timeout: float | None = None) -> Writing:
+        """As :meth:`Router.write`; the session's later reads see it."""
+        return Writing(self._router, self._limit(timeout), self._plan())
+
+    def execute(
+        self,
+        sql: str,
+        params: Any = None,
+        *,
+        contract: str | Contract = "eventual",
+        idempotent: bool = False,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> Result:
+        """As :meth:`Router.execute`, within the session."""
+        steps = self._statement(sql, params, contract, idempotent, timeout, options)
+        return self._router.drive(steps)
+
+    def transaction(
+        self,
+        fn: Callable[[NodeConnection], T],
+        *,
+        read_only: bool = False,
+        isolation: IsolationLevel | None = None,
+        timeout: float | None = None,
+    ) -> T:
+        """As :meth:`Router.transaction`, within the session."""
+        steps = self._transaction(fn, read_only, isolation, timeout)
+        return self._router.drive(steps)  # type: ignore[no-any-return]
+
+    def token(self) -> Token | None:
+        """A token for all that the session has written or seen, None before the first of it.
+
+        Waits for samples, at most ``token_timeout_seconds`` for each server it has been on.
+        """
+        return self._router.drive(self._token())
+
+
+class AsyncSession(_Session):
+    """What one user or job does: it reads its own writes, and never goes back in time.
+
+    Holds marks, no connection. ``after``: begin behind this token. For one task at a time.
+    """
+
+    def __init__(self, router: AsyncRouter, after: Token | None = None) -> None:
+        super().__init__(router, after)
+        self._router = router
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return
+
+    def read(
+        self,
+        contract: str | Contract = "eventual",
+        *,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> AsyncReading:
+        """As :meth:`AsyncRouter.read`, and never behind what the session has written or seen."""
+        plan = self._plan(contract, **options)
+        return AsyncReading(self._router, self._limit(timeout), plan)
+
+    def write(self, *, timeout: float | None = None) -> AsyncWriting:
+        """As :meth:`AsyncRouter.write`; the session's later reads see it."""
+        return AsyncWriting(self._router, self._limit(timeout), self._plan())
+
+    async def execute(
+        self,
+        sql: str,
+        params: Any = None,
+        *,
+        contract: str | Contract = "eventual",
+        idempotent: bool = False,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> Result:
+        """As :meth:`AsyncRouter.execute`, within the session."""
+        steps = self._statement(sql, params, contract, idempotent, timeout, options)
+        return await self._router.drive(steps)
+
+    async def transaction(
+        self,
+        fn: Callable[[AsyncNodeConnection], Awaitable[T]],
+        *,
+        read_only: bool = False,
+        isolation: IsolationLevel | None = None,
+        timeout: float | None = None,
+    ) -> T:
+        """As :meth:`AsyncRouter.transaction`, within the session."""
+        steps = self._transaction(fn, read_only, isolation, timeout)
+        return await self._router.drive(steps)
+
+    async def token(self) -> Token | None:
+        """A token for all that the session has written or seen, None before the first of it.
+
+        Waits for samples, at most ``token_timeout_seconds`` for each server it has been on.
+        """
+        return await self._router.drive(self._token())
