@@ -1,0 +1,125 @@
+"""Explanations of real plans, on a replica."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgroute.explain import Explanation, NotExplained, explain
+from pgroute.statements import Statements
+from tests.servers import Servers, eventually, port
+
+pytestmark = pytest.mark.integration
+
+SCHEMA = """
+create table notes (id int primary key, text text) partition by range (id);
+create table notes_low partition of notes for values from (0) to (100000);
+create table notes_high partition of notes for values from (100000) to (200000) partition by hash (id);
+create table notes_high_0 partition of notes_high for values with (modulus 2, remainder 0);
+create table notes_high_1 partition of notes_high for values with (modulus 2, remainder 1);
+insert into notes select n, repeat('x', 80) from generate_series(0, 109999) n;
+create table days (day date, n int) partition by range (day);
+create table days_past partition of days for values from ('1900-01-01') to ('2000-01-01');
+create table days_now partition of days for values from ('2000-01-01') to ('2900-01-01');
+create function seen() returns int volatile language sql as $$ select pg_advisory_lock(4); select 1 $$;
+grant select on all tables in schema public to app_ro;
+analyze notes;
+"""  # noqa: E501
+
+Explain = Callable[..., Explanation]
+
+
+@pytest.fixture(scope="module")
+def connection(servers: Servers) -> Iterator[psycopg.Connection[Any]]:
+    servers.sql("pg1", "create database explaining")
+    servers.sql("pg1", SCHEMA, database="explaining")
+    end = servers.sql("pg1", "select pg_current_wal_insert_lsn()")
+    behind = f"select coalesce(pg_last_wal_replay_lsn() < '{end}', true)"
+    eventually(lambda: servers.sql("pg2", behind) == "f", what="the schema on the replica")
+    with psycopg.connect(
+        host="127.0.0.1",
+        port=port("pg2"),
+        dbname="explaining",
+        user="app_ro",
+        password="ro-for-tests",  # noqa: S106 - of a server that lives as long as the test
+        autocommit=True,
+    ) as opened:
+        yield opened
+    servers.sql("pg1", "drop database explaining with (force)")
+
+
+@pytest.fixture
+def explained(connection: psycopg.Connection[Any]) -> Explain:
+    statements = Statements()
+    statements.refresh(lambda sql: connection.execute(sql.encode()).fetchall())
+
+    def run(sql: str, params: Any) -> Any:
+        return connection.execute(sql.encode(), params).fetchall()
+
+    def ask(sql: str, params: Any = None, **options: Any) -> Explanation:
+        return explain(sql, params, run, node="pg2", statements=statements, **options)
+
+    return ask
+
+
+def test_a_parameter_prunes_leaves_of_every_level(explained: Explain) -> None:
+    (table,) = explained("select * from notes where id = %s", [100_007]).tables
+    assert table.table == "notes"
+    assert len(table.scanned) == 1
+    assert set(table.scanned + table.pruned) == {"notes_low", "notes_high_0", "notes_high_1"}
+
+
+def test_a_big_leaf_read_as_a_whole_is_warned_of(explained: Explain) -> None:
+    found = explained("select * from notes where id < 100000 and text = %s", ["y"])
+    assert [scan.relation for scan in found.scans] == ["notes_low"]
+    assert len(found.warnings) == 1
+    assert found.warnings[0].startswith("sequential scan of notes_low: 1")
+    assert "MiB" in found.warnings[0]
+
+
+def test_without_the_key_no_leaf_is_pruned(explained: Explain) -> None:
+    found = explained("select count(*) from notes where text like 'y%'")
+    assert found.tables[0].pruned == ()
+    assert found.warnings[-1].startswith("no leaf of notes is pruned, all 3 are read")
+
+
+def test_subplans_removed_at_the_start_are_counted(explained: Explain) -> None:
+    found = explained("select * from days where day >= current_date")
+    assert (found.pruned_at_start, found.tables[0].pruned) == (1, ("days_past",))
+    assert found.tables[0].scanned == ("days_now",)
+
+
+def test_all_leaves_may_be_pruned(explained: Explain) -> None:
+    found = explained("select * from notes where id > 500000")
+    (table,) = found.tables
+    assert table.scanned == ()
+    assert len(table.pruned) == 3
+
+
+def test_a_leaf_is_shown_with_its_root(explained: Explain) -> None:
+    (table,) = explained("select * from notes_high_0").tables
+    assert (table.table, table.scanned) == ("notes", ("notes_high_0",))
+
+
+def test_a_write_is_explained_and_not_done(
+    explained: Explain, connection: psycopg.Connection[Any]
+) -> None:
+    held = "select count(*) from pg_locks where locktype = 'advisory'"
+    assert explained("select seen()").reason == "function seen is volatile"
+    with pytest.raises(NotExplained, match="seen"):
+        explained("select seen()", analyze=True)
+    assert connection.execute(held).fetchone() == (0,)
+
+
+def test_analyze_tells_how_long_it_took(explained: Explain) -> None:
+    found = explained("select count(*) from notes where id < %s", [10], analyze=True)
+    assert found.milliseconds is not None
+    assert found.scans[0].rows == 10
+
+
+def test_an_error_of_the_statement_is_passed_on(explained: Explain) -> None:
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        explained("select * from missing")
