@@ -10,6 +10,8 @@ import typer
 
 from pgroute.cli.chaos import chaos
 from pgroute.cli.demo import demo
+from pgroute.cli.doctor import doctor
+from pgroute.cli.explain import explain
 from pgroute.cli.load import load
 from pgroute.cli.serve import serve
 from pgroute.cli.status import status
@@ -24,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _command in (status, demo, load, serve, chaos):
+for _command in (status, doctor, demo, load, serve, chaos, explain):
     app.command()(_command)
 
 

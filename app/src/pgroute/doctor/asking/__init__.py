@@ -1,0 +1,1 @@
+"""From servers to facts: whatever needs a network. Nothing here judges."""

@@ -1,0 +1,1 @@
+"""From facts to findings: one module per subject. Pure."""
