@@ -255,6 +255,9 @@ class Fleet:
         if (before.primary, before.problem) != (after.primary, after.problem):
             _log.info("primary: %s", after.primary or f"none ({after.problem})")
         self._choose()
+        for state in after.nodes:
+            if state.role in (Role.FENCED, Role.FOREIGN):
+                self._crew.cut_writes(state.node)
 
     def _choose(self) -> None:
         """Who of the topology may be used now, by the breakers.
@@ -289,7 +292,8 @@ class Fleet:
             return
         for state in self.topology.nodes:
             name = state.node
-            if name != primary and (name == self._wrote_to or state.role is Role.FENCED):
+            fenced = state.role in (Role.FENCED, Role.FOREIGN)
+            if name != primary and (name == self._wrote_to or fenced):
                 self._crew.cut_writes(name)
                 self.in_background(partial(self._crew.renew, name, writes_only=True))
         self._wrote_to = primary

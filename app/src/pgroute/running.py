@@ -103,6 +103,7 @@ class _Effort:
 
     def __init__(self, router: Base, until: float) -> None:
         self._router = router
+        self._until = until
         self._backoff = Backoff(router.random, deadline=until)
         self._failures: Counter[Trouble] = Counter()
         self._requests = next(router.calls)
@@ -116,6 +117,8 @@ class _Effort:
         if action in (Action.RAISE, Action.RESOLVE_COMMIT):
             return Action.RAISE
         router = self._router
+        if router.clock() >= self._until:
+            return Action.RAISE
         if not router.retry_budget.try_take(self._requests):
             return Action.RAISE
         state = getattr(failure.error, "sqlstate", None)

@@ -1,5 +1,5 @@
 """What changes between a decision and its use: no promise is broken by it."""
-# ruff: noqa: SIM117 - what happens within a block, and how it ends, is what is tested
+# ruff: noqa: ARG001, PT012, SIM117 - what happens within a block, and how it ends, is tested
 
 from __future__ import annotations
 
@@ -9,9 +9,17 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgroute import CommitUnknown, Token, TokenNotReached, TokenUnproven
+from pgroute import (
+    CommitUnknown,
+    DeadlineExceeded,
+    NodeUnavailable,
+    Token,
+    TokenNotReached,
+    TokenUnproven,
+)
 from pgroute.commit import Commit
 from pgroute.core.topology import Answer, Observation, Silence
+from pgroute.statements import Route as Lane
 from pgroute.tokens import PendingToken
 
 from .staged import ALL_WELL, IN_TRANSACTION, LOST, PRIMARY, REPLICA_2, REPLICA_3, Pool, Staged
@@ -77,6 +85,41 @@ def test_a_write_is_marked_with_the_timeline_of_the_primary_it_went_to() -> None
     assert (token.mark.node, token.mark.timeline) == ("pg2", 2)
     router.fleet.ledger.primary_seen = sampled  # type: ignore[method-assign]
     assert token.timeline == 2
+
+
+@pytest.mark.parametrize(
+    "rival",
+    [
+        pytest.param(Answer("pg2", False, 1, 7, 1000, False), id="on the same timeline"),
+        pytest.param(Answer("pg2", True, 2, 7, 1000, True), id="a standby of a newer one"),
+    ],
+)
+def test_a_block_on_a_primary_that_lost_its_right_is_not_committed(rival: Answer) -> None:
+    router = Staged(ALL_WELL)
+    connection = router.connection("pg1", writes=True)
+    with pytest.raises(NodeUnavailable, match="pg1"), router.write():
+        connection.status(IN_TRANSACTION)
+        play(router, PRIMARY, rival, REPLICA_3)
+        assert connection.done == ["cut"]
+    assert "commit" not in connection.done
+
+
+def test_a_statement_cut_at_its_deadline_says_so_and_is_not_sent_again() -> None:
+    router = Staged(ALL_WELL)
+    sent = []
+
+    def frozen(sql: str, params: Any = None, **_: Any) -> Any:
+        sent.append(sql)
+        router.time.sleep(2.1)
+        router.watch(router.time.now)
+        raise psycopg.OperationalError("the socket is closed")
+
+    router.lane = lambda _: Lane.REPLICA  # type: ignore[method-assign]
+    for name in ("pg1", "pg2", "pg3"):
+        router.connection(name).execute = frozen  # type: ignore[method-assign]
+    with pytest.raises(DeadlineExceeded, match=r"pg[23]"):
+        router.execute("select 1", contract="eventual", otherwise="wait", timeout=2)
+    assert sent == ["select 1"]
 
 
 def test_a_replica_that_restarted_during_checkout_is_not_taken_for_what_it_had() -> None:
