@@ -40,7 +40,7 @@ from typing import Any, Self, TypeVar
 
 import psycopg
 from psycopg.errors import ReadOnlySqlTransaction
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGDialectAsync_psycopg
 from sqlalchemy.engine import ExceptionContext, Result
@@ -51,7 +51,11 @@ from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, session
 from sqlalchemy.pool import NullPool
 from sqlalchemy.util.concurrency import await_only, in_greenlet
 
+from pgroute.base import Steps
+from pgroute.commit import Commit
 from pgroute.core.lsn import Token
+from pgroute.ending import _resolve as resolve
+from pgroute.ending import explain
 from pgroute.errors import PgrouteError
 from pgroute.statements import Route
 
@@ -441,10 +445,13 @@ class _Dialect(_Psycopg):  # type: ignore[misc]
         elif held.is_given:
             raise InvalidRequestError("the transaction commits when its function has returned")
         elif held.want.write:
-            super().do_commit(dbapi_connection)
+            self._commit(held.lease)
         else:  # nothing was changed: a replica that is gone by now must not spoil the commit
             with suppress(psycopg.Error):
                 super().do_rollback(dbapi_connection)
+
+    def _commit(self, lease: Any) -> None:
+        lease.router.drive(_commit(lease))
 
     # A read outside of a transaction has nothing to go back to.
 
@@ -481,6 +488,9 @@ class _AsyncDialect(_Dialect, _AsyncPsycopg):  # type: ignore[misc]
 
     supports_statement_cache = True
 
+    def _commit(self, lease: Any) -> None:
+        await_only(lease.router.drive(_commit(lease)))
+
     def do_terminate(self, dbapi_connection: Any) -> None:
         if in_greenlet():
             self.do_close(dbapi_connection)
@@ -510,9 +520,26 @@ registry.register("postgresql.pgroute", __name__, "_Dialect")
 registry.register("postgresql.pgroute_async", __name__, "_AsyncDialect")
 
 
+def _commit(lease: Any) -> Steps[None]:
+    """COMMIT as the router does it: CommitUnknown when its answer is lost and nobody can say."""
+    router, connection = lease.router, lease.connection
+    if not connection.in_transaction:
+        return
+    commit = Commit()
+    try:
+        yield router.do_commit(connection, commit)
+    except psycopg.Error as error:
+        if not connection.closed:
+            raise
+        told = explain(router, lease, error, cut=lease not in lease.pool.in_flight, lost=True)
+        if not commit.sent:
+            raise told from error
+        yield from resolve(router, lease, commit, told)
+
+
 def _driver(connection: Any) -> Any:
     """psycopg's connection under whatever SQLAlchemy has put over it."""
-    proxied = getattr(connection, "connection", connection)
+    proxied = connection.connection if isinstance(connection, Connection) else connection
     return getattr(proxied, "driver_connection", proxied)
 
 
@@ -527,12 +554,23 @@ def _in_autocommit(connection: Any) -> bool:
 
 
 def _note_error(context: ExceptionContext) -> None:
-    """Keep the error for the end of the lease, which tells the router; name the node."""
+    """Keep the error for the end of the lease, which tells the router; name the node.
+
+    Of a connection that the router has cut it raises the router's error instead.
+    """
     connection = context.connection
     if connection is None or connection.invalidated:
         return
     driver = _driver(connection)
     held = getattr(driver, "held", None)
-    if held is not None:
-        held.error = context.original_exception
-        context.original_exception.add_note(f"pgroute: on node {driver.node}")
+    if held is None or held.is_given:
+        return
+    held.error = error = context.original_exception
+    lease = held.lease
+    if lease not in lease.pool.in_flight:
+        told = explain(lease.router, lease, error, cut=True, lost=True)
+        if told is not error:
+            raise told from error
+    note = f"pgroute: on node {driver.node}"
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
