@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 
 import psycopg
 from psycopg import IsolationLevel
+from psycopg.rows import tuple_row
 from psycopg_pool import PoolClosed, PoolTimeout
 
 from pgroute import running
@@ -23,6 +24,7 @@ from pgroute.core.contracts import Contract, MaxLag
 from pgroute.core.lsn import Mark, Token
 from pgroute.core.topology import Topology
 from pgroute.errors import PgrouteError, RouterClosed, TokenNotReached
+from pgroute.explain import Explanation, explain_async
 from pgroute.results import Result
 from pgroute.session import AsyncSession
 from pgroute.statements import Route as Lane
@@ -173,6 +175,26 @@ class AsyncRouter(Base):
             self, fn, PLAIN, read_only=read_only, isolation=isolation, limit=limit
         )
         return await self.drive(steps)
+
+    async def explain(self, sql: str, params: Any = None, *, analyze: bool = False) -> Explanation:
+        """As :meth:`pgroute.Router.explain`."""
+        if self.statements.catalog is None:
+            await self._learn_statements()
+        where = self.read() if self.lane(sql) is Lane.REPLICA else self.write()
+        async with where as connection:
+            cursor = connection.cursor(row_factory=tuple_row)
+
+            async def run(text: str, values: Any) -> list[Any]:
+                return await (await cursor.execute(text, values)).fetchall()
+
+            return await explain_async(
+                sql,
+                params,
+                run,
+                node=connection.node,
+                statements=self.statements,
+                analyze=analyze,
+            )
 
     def session(self, after: Token | None = None) -> AsyncSession:
         """Reads that see what the session wrote and never go back in time. For one task."""

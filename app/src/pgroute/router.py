@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 
 import psycopg
 from psycopg import IsolationLevel
+from psycopg.rows import tuple_row
 from psycopg_pool import PoolClosed, PoolTimeout
 
 from pgroute import running
@@ -22,6 +23,7 @@ from pgroute.core.contracts import Contract, MaxLag
 from pgroute.core.lsn import Mark, Token
 from pgroute.core.topology import Topology
 from pgroute.errors import RouterClosed
+from pgroute.explain import Explanation, explain
 from pgroute.pool import NodePool
 from pgroute.results import Result
 from pgroute.session import Session
@@ -192,6 +194,25 @@ class Router(Base):
             self, fn, PLAIN, read_only=read_only, isolation=isolation, limit=limit
         )
         return self.drive(steps)  # type: ignore[no-any-return]
+
+    def explain(self, sql: str, params: Any = None, *, analyze: bool = False) -> Explanation:
+        """Where a statement would go and how that node would answer it, without running it.
+
+        ``analyze``: run it, if it is known to be harmless. Raises NotExplained.
+        """
+        if self.statements.catalog is None:
+            self._learn_statements()
+        where = self.read() if self.lane(sql) is Lane.REPLICA else self.write()
+        with where as connection:
+            cursor = connection.cursor(row_factory=tuple_row)
+            return explain(
+                sql,
+                params,
+                lambda text, values: cursor.execute(text, values).fetchall(),
+                node=connection.node,
+                statements=self.statements,
+                analyze=analyze,
+            )
 
     def session(self, after: Token | None = None) -> Session:
         """Reads that see what the session wrote and never go back in time. For one thread."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
+from datetime import date
 from typing import Any
 
 import psycopg
 import pytest
 
+from pgroute import AsyncRouter, Router
 from pgroute.explain import Explanation, NotExplained, explain
-from pgroute.statements import Statements
+from pgroute.statements import Route, Statements
+from tests.integration.test_commands import pgroute
 from tests.servers import Servers, eventually, port
 
 pytestmark = pytest.mark.integration
@@ -123,3 +127,42 @@ def test_analyze_tells_how_long_it_took(explained: Explain) -> None:
 def test_an_error_of_the_statement_is_passed_on(explained: Explain) -> None:
     with pytest.raises(psycopg.errors.UndefinedTable):
         explained("select * from missing")
+
+
+# Through the router
+
+
+def test_a_read_is_planned_where_it_would_go(router: Router) -> None:
+    found = router.explain("select * from sales where order_date = %s", [date(2024, 5, 1)])
+    assert (found.route, found.node in {"pg2", "pg3"}) == (Route.REPLICA, True)
+    assert found.tables[0].scanned == ("sales_2024",)
+
+
+def test_a_write_is_planned_on_the_primary_and_not_done(router: Router) -> None:
+    before = router.execute("select count(*) from sales").scalar()
+    found = router.explain("insert into sales values (1, %s, 1)", [date(2024, 5, 1)])
+    assert (found.route, found.node) == (Route.PRIMARY, "pg1")
+    assert router.execute("select count(*) from sales", contract="strong").scalar() == before
+
+
+def test_the_async_router_explains_as_well(servers: Servers) -> None:
+    async def ask() -> Explanation:
+        async with AsyncRouter(servers.settings()) as router:
+            return await router.explain("select * from sales where order_date < '2024-01-01'")
+
+    found = asyncio.run(ask())
+    assert found.route is Route.REPLICA
+    assert found.tables[0].pruned == ("sales_2024", "sales_2025")
+
+
+def test_the_command_prints_the_plan_in_short(servers: Servers) -> None:
+    done = pgroute(servers, "explain", "select * from sales where order_date < '2024-01-01'")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Goes to the replica (reads only); planned on pg")
+    assert "sales: 1 of 3 leaves read: sales_2023" in done.stdout
+
+
+def test_the_command_refuses_to_run_a_write(servers: Servers) -> None:
+    done = pgroute(servers, "explain", "--analyze", "delete from sales")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("pgroute: ANALYZE would run the statement, and: DELETE")

@@ -1,0 +1,21 @@
+"""``pgroute explain``: where a statement would go, and what it would read there."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pgroute.config import Settings
+from pgroute.router import Router
+
+
+def explain(
+    sql: Annotated[str, typer.Argument(help="One statement, without parameters.")],
+    analyze: Annotated[
+        bool, typer.Option("--analyze", help="Run it, if it is known to be harmless.")
+    ] = False,
+) -> None:
+    """Show where a statement would go, which leaves it reads and which are pruned."""
+    with Router(Settings.from_environment()) as router:
+        typer.echo(router.explain(sql, analyze=analyze).text())
