@@ -114,7 +114,7 @@ def test_a_statement_cut_at_its_deadline_says_so_and_is_not_sent_again() -> None
         router.watch(router.time.now)
         raise psycopg.OperationalError("the socket is closed")
 
-    router.lane = lambda sql: Lane.REPLICA  # type: ignore[method-assign]
+    router.lane = lambda sql: Lane.REPLICA  # type: ignore[method-assign]  # noqa: ARG005
     for name in ("pg1", "pg2", "pg3"):
         router.connection(name).execute = frozen  # type: ignore[method-assign]
     with pytest.raises(DeadlineExceeded, match=r"pg[23]"):
