@@ -188,14 +188,22 @@ class Sampler:
         probe = node.probe
         if probe is None or probe.asked_at is None:
             return
-        silence = now - probe.asked_at
-        if silence >= self._settings.probe_timeout_seconds:
+        silence, settings = now - probe.asked_at, self._settings
+        if silence < min(settings.eject_after_seconds, settings.probe_timeout_seconds):
+            return
+        if self._has_come(node):
+            return
+        if silence >= settings.probe_timeout_seconds:
             node.let_go(self._poll)
             node.connect_at = now
             self._say_silent(node, f"no answer within {silence:.2g} s", lost=True)
-        elif silence >= self._settings.eject_after_seconds and not node.silent:
-            limit = self._settings.eject_after_seconds
+        elif not node.silent:
+            limit = settings.eject_after_seconds
             self._say_silent(node, f"no answer within {limit:g} s", lost=False)
+
+    def _has_come(self, node: _Watched) -> bool:
+        """Whether an answer came while this thread was held up, after it had looked."""
+        return node.file in {file for file, _ in self._poll.poll(0)}
 
     def _say_silent(self, node: _Watched, why: str, *, lost: bool) -> None:
         node.silent = True
