@@ -90,6 +90,7 @@ class Fleet:
         )
         self.primary: str | None = None  # that may be used now
         self.replicas: tuple[str, ...] = ()  # that may be used now
+        self.heard_at: float | None = None  # when the newest answer of any server was asked for
         self._crew = crew
         self._seen: dict[str, Observation] = {
             name: Silence(name, "not asked yet") for name in self.names
@@ -199,7 +200,7 @@ class Fleet:
         now, name = self.clock(), answer.node
         before = self._seen[name]
         self._seen[name] = answer
-        self._told_at[name] = started_at
+        self._told_at[name] = self.heard_at = started_at
         self._silent_since.pop(name, None)
         self.breakers[name].answered(now)
         if now - self._decided_at >= _DECIDE_SECONDS or _differs(before, answer):

@@ -16,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from pgroute.errors import NodeUnavailable, NoPrimary, NoReadableNode
+from pgroute.fleet import Fleet
 from pgroute.observer import Doubt, Fault, Hedge, Purpose, Query, Reason, Silent, Wait
 from pgroute.topology import Role, Topology
 
@@ -59,6 +60,8 @@ class Watched(Protocol):
 
     @property
     def topology(self) -> Topology: ...
+    @property
+    def fleet(self) -> Fleet: ...
     def pools(self) -> Sequence[PoolReport]: ...
 
 
@@ -253,10 +256,30 @@ class _RouterCollector(Collector):
                 lag.add_metric((state.node,), state.lag_bytes)
             if state.timeline is not None:
                 timeline.add_metric((state.node,), state.timeline)
-        yield from (role, healthy, lag, timeline)
+        yield from (role, healthy, lag, timeline, *self._ages())
         yield GaugeMetricFamily(
             "pgroute_writable", "1 when there is a primary.", value=float(bool(topology.primary))
         )
+
+    def _ages(self) -> Iterator[Metric]:
+        fleet = self._router.fleet
+        now = fleet.clock()
+        staleness = GaugeMetricFamily(
+            "pgroute_node_staleness_seconds",
+            "How old a replica's data are at most; absent when unknown.",
+            labels=("node",),
+        )
+        for node in fleet.names:
+            seconds = fleet.ledger.staleness(node, now)
+            if seconds is not None:
+                staleness.add_metric((node,), seconds)
+        yield staleness
+        if fleet.heard_at is not None:
+            yield GaugeMetricFamily(
+                "pgroute_topology_age_seconds",
+                "How long ago the newest answer of any node was asked for.",
+                value=now - fleet.heard_at,
+            )
 
     def _pools(self) -> Iterator[Metric]:
         connections = GaugeMetricFamily(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from prometheus_client import generate_latest
 
+from pgroute import Router, Settings
 from pgroute.errors import NoReadableNode
-from pgroute.metrics import RouterMetrics, Tally
+from pgroute.metrics import RouterMetrics, Tally, Watched
 from pgroute.observer import Doubt, Fault, Hedge, Purpose, Query, Reason, Wait
 from pgroute.topology import Answer, Role, Silence, decide
 
@@ -127,7 +129,20 @@ def test_the_router_s_state_is_read_at_the_scrape(metrics: RouterMetrics) -> Non
         Silence("pg3", "connection refused"),
     )
     pool = SimpleNamespace(node="pg2", purpose="read", size=5, available=2, waiting=1)
-    metrics.watch(SimpleNamespace(topology=decide(seen, max_lag_bytes=100), pools=lambda: [pool]))
+    ages = {"pg2": 0.25}
+    fleet = SimpleNamespace(
+        names=NODES,
+        clock=lambda: 50.0,
+        heard_at=49.5,
+        ledger=SimpleNamespace(staleness=lambda node, now: ages.get(node)),
+    )
+    router = SimpleNamespace(
+        topology=decide(seen, max_lag_bytes=100), fleet=fleet, pools=lambda: [pool]
+    )
+    metrics.watch(cast(Watched, router))
+    assert value(metrics, "pgroute_node_staleness_seconds", node="pg2") == 0.25
+    assert value(metrics, "pgroute_node_staleness_seconds", node="pg3") is None
+    assert value(metrics, "pgroute_topology_age_seconds") == 0.5
     assert value(metrics, "pgroute_node_role", node="pg1", role="primary") == 1
     assert value(metrics, "pgroute_node_lag_bytes", node="pg2") == 10
     assert value(metrics, "pgroute_node_lag_bytes", node="pg3") is None
@@ -144,3 +159,11 @@ def test_two_routers_in_one_process_do_not_meet() -> None:
     first.failed("pg1", Fault.OVERDUE)
     assert value(second, "pgroute_errors_total", node="pg1", kind="overdue") == 0
     assert generate_latest(second.registry)
+
+
+def test_the_age_of_what_was_never_heard_is_absent(metrics: RouterMetrics) -> None:
+    router = Router(Settings.make(nodes="pg1,pg2", database="app", write_user="app"))
+    metrics.watch(router)
+    assert value(metrics, "pgroute_topology_age_seconds") is None
+    assert value(metrics, "pgroute_node_staleness_seconds", node="pg2") is None
+    assert value(metrics, "pgroute_writable") == 0
