@@ -1,0 +1,197 @@
+"""The promises of tokens, sessions and commits, kept on real servers while things go wrong."""
+# ruff: noqa: PT012 - what happens within a block, and how it ends, is what is tested
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from pgroute import CommitUnknown, Role, Router, Token, TokenUnproven
+from pgroute.observer import Doubt, Silent
+from tests.servers import Servers, eventually, whole
+
+pytestmark = pytest.mark.integration
+
+COUNTER = """
+create table if not exists counter (id int primary key, n bigint not null);
+grant select on counter to public;
+grant insert, update, delete on counter to app_rw;
+truncate counter;
+insert into counter values (1, 0);
+"""
+SLOW_COMMIT = """
+create or replace function wait_at_commit() returns trigger language plpgsql as
+$$ begin perform pg_sleep({seconds}); {then} return null; end $$;
+create constraint trigger waits after update on counter deferrable initially deferred
+for each row execute function wait_at_commit();
+"""
+QUICK_COMMIT = "drop trigger waits on counter; drop function wait_at_commit"
+COUNT = "update counter set n = n + 1 where id = 1 returning n"
+RECEIVERS = "select count(*) from pg_stat_wal_receiver"
+LOOK = "select n from counter where id = 1"
+
+
+@pytest.fixture
+def counter(servers: Servers, router: Router) -> Iterator[Router]:
+    servers.sql("pg1", COUNTER, database="app")
+    everywhere = servers.sql("pg1", "select pg_current_wal_insert_lsn()").strip()
+    for name in ("pg2", "pg3"):
+        eventually(
+            lambda name=name: (
+                servers.sql(name, f"select pg_last_wal_replay_lsn() >= '{everywhere}'").strip()
+                == "t"
+            ),
+            what=f"the counter on {name}",
+        )
+    yield router
+    servers.sql("pg1", "drop table counter cascade", database="app")
+
+
+def count(router: Router) -> int:
+    with router.write() as connection:
+        row = connection.execute(COUNT).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def test_every_write_is_read_after_its_token(counter: Router) -> None:
+    seen = Counter[str]()
+    for turn in range(600):
+        written = count(counter)
+        token = counter.token()
+        if turn % 3 == 0:
+            token = Token.parse(token.text)  # settled: a replica may have it by now
+        with counter.read(after=token) as connection:
+            row = connection.execute(LOOK).fetchone()
+            seen[connection.node] += 1
+        assert row is not None
+        assert row[0] >= written
+    assert seen["pg2"] + seen["pg3"] > 0
+
+
+def test_a_session_never_goes_back_while_replay_stops_and_goes(
+    servers: Servers, counter: Router
+) -> None:
+    stop = threading.Event()
+
+    def keep_counting() -> None:
+        while not stop.is_set():
+            count(counter)
+
+    writer = threading.Thread(target=keep_counting)
+    writer.start()
+    nodes = Counter[str]()
+    try:
+        with counter.session() as session:
+            last = -1
+            for turn in range(1200):
+                if turn % 300 == 100:
+                    servers.sql("pg2", "select pg_wal_replay_pause()")
+                if turn % 300 == 200:
+                    servers.sql("pg2", "select pg_wal_replay_resume()")
+                if turn % 7 == 0:
+                    session.token()  # settled: another replica may have all of it by now
+                with session.read() as connection:
+                    row = connection.execute(LOOK).fetchone()
+                    nodes[connection.node] += 1
+                assert row is not None
+                assert row[0] >= last
+                last = row[0]
+    finally:
+        stop.set()
+        writer.join()
+        servers.sql("pg2", "select pg_wal_replay_resume()")
+    assert len(nodes) > 1
+    eventually(lambda: whole(counter), what="both replicas")
+
+
+@pytest.mark.parametrize(
+    ("then", "committed"), [("", True), ("raise exception 'no';", False)], ids=["done", "refused"]
+)
+@pytest.mark.usefixtures("counter")
+def test_a_commit_whose_answer_is_lost_is_asked_for(
+    servers: Servers, then: str, committed: bool
+) -> None:
+    told: list[Doubt] = []
+
+    class Noted(Silent):
+        def in_doubt(self, node: str, outcome: Doubt) -> None:
+            told.append(outcome)
+
+    servers.sql("pg1", SLOW_COMMIT.format(seconds=1, then=then), database="app")
+    try:
+        with Router(servers.settings(), observer=Noted()) as router:
+            eventually(lambda: router.topology.primary == "pg1", what="a primary")
+
+            def write() -> None:
+                with router.write() as connection:
+                    connection.execute(COUNT)
+                    threading.Timer(0.4, connection.cut).start()
+
+            if committed:
+                write()
+            else:
+                with pytest.raises(psycopg.OperationalError) as caught:
+                    write()
+                assert "pgroute: the transaction was rolled back" in caught.value.__notes__
+    finally:
+        servers.sql("pg1", QUICK_COMMIT, database="app")
+    assert told == [Doubt.COMMITTED if committed else Doubt.ROLLED_BACK]
+    assert servers.sql("pg1", LOOK, database="app").strip() == ("1" if committed else "0")
+
+
+def test_a_commit_in_doubt_over_a_crash_is_never_called_done(expendable: Servers) -> None:
+    expendable.sql("pg1", COUNTER, database="app")
+    expendable.sql("pg1", SLOW_COMMIT.format(seconds=30, then=""), database="app")
+    with Router(expendable.settings(checkout_timeout_seconds=10)) as router:
+        eventually(lambda: router.topology.primary == "pg1", what="a primary")
+
+        def crash() -> None:
+            expendable.stop("pg1")
+            expendable.start("pg1")
+
+        crashing = threading.Timer(0.4, crash)
+        with pytest.raises((CommitUnknown, psycopg.OperationalError)), router.write() as held:
+            held.execute(COUNT)
+            crashing.start()
+        crashing.join()
+    assert expendable.sql("pg1", LOOK, database="app").strip() == "0"
+
+
+def test_a_token_of_a_lost_write_is_never_served(expendable: Servers) -> None:
+    """The write reached no replica before one of them was promoted."""
+    expendable.sql("pg1", COUNTER, database="app")
+    with Router(expendable.settings()) as router:
+        eventually(lambda: whole(router), what="a primary and two replicas")
+        kept = router.token().text
+        position = Token.parse(kept).position
+        for name in ("pg2", "pg3"):
+            eventually(
+                lambda name=name: (
+                    (view := router.fleet.ledger.view(name)) is not None
+                    and view.position >= position
+                ),
+                what=f"all of it on {name}",
+            )
+            expendable.sql(name, "alter system set primary_conninfo to ''")
+            expendable.sql(name, "select pg_reload_conf()")
+            eventually(
+                lambda name=name: expendable.sql(name, RECEIVERS).strip() == "0",
+                what=f"{name} cut off",
+            )
+        count(router)
+        lost = router.token().text
+        expendable.stop("pg1")
+        expendable.control("pg2", "promote")
+        eventually(lambda: router.topology.primary == "pg2", what="pg2 as primary")
+        state = router.topology.node("pg2")
+        assert state is not None
+        assert state.role is Role.PRIMARY
+        with pytest.raises(TokenUnproven), router.read(after=Token.parse(lost)):
+            raise AssertionError("a read after a lost write was served")
+        with router.read(after=Token.parse(kept)) as connection:
+            assert connection.execute(LOOK).fetchone() == (0,)
