@@ -61,6 +61,9 @@ class AsyncNodePool(Front[AsyncNodeConnection]):
         TooManyRequests when too many wait already, PoolClosed when the pool is closed.
         """
         until = self._clock() + limit
+        if self.password_changed():
+            self.outdate()
+            await self.renew()
         while True:
             connection = self.idle_one() or await self._queue(until - self._clock())
             if self.fit(connection, self._clock()):
@@ -127,7 +130,10 @@ class AsyncNodePool(Front[AsyncNodeConnection]):
     # For the sampler's helpers
 
     async def sweep(self, now: float) -> None:
-        """Hand what has been idle for long back to psycopg_pool."""
+        """Hand what has been idle for long back to psycopg_pool; see to a new password."""
+        if self.password_changed():
+            self.outdate()
+            await self.renew()
         for connection in self.long_idle(now):
             await connection.home.putconn(connection)
 
@@ -139,6 +145,7 @@ class AsyncNodePool(Front[AsyncNodeConnection]):
         """Close what :meth:`outdate` left behind; new ones are made when wanted."""
         async with self._changing:
             pool, self._pool = self._pool, None
+            self.password_refused = False
         for connection in self.all_idle():
             await self.discard(connection)
         if pool is not None:

@@ -192,6 +192,14 @@ class Settings(BaseModel):
         return found
 
     @property
+    def passfile_read(self) -> Path:
+        """The file that libpq takes passwords from."""
+        if self.passfile is not None:
+            return self.passfile
+        named = self._dsn.get("passfile") or os.environ.get("PGPASSFILE")
+        return Path(named) if named else Path.home() / ".pgpass"
+
+    @property
     def database_name(self) -> str:
         """The database to connect to."""
         return self.database or self._dsn.get("dbname", "")

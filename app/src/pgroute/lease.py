@@ -27,6 +27,13 @@ _IDLE_SECONDS = 2.0  # then it goes back to psycopg_pool, which closes what is n
 _AUTHENTICATION_FAILED = ("28P01", "28000")
 
 
+def _is_refusal(error: psycopg.Error) -> bool:
+    # libpq gives no SQLSTATE for a failed connect; these words are not translated in C locales.
+    return error.sqlstate in _AUTHENTICATION_FAILED or any(
+        words in str(error) for words in ("password authentication failed", "no password supplied")
+    )
+
+
 class Front(Generic[Connection]):
     """What the pools of both fronts share. Thread-safe by the atomicity of dict and deque."""
 
@@ -52,6 +59,8 @@ class Front(Generic[Connection]):
         self.min_size, self.max_size = settings.pool_sizes(read_only=read_only)
         self.last_error: str | None = None
         self.password_refused = False
+        self._passfile = settings.passfile_read
+        self._passfile_then: tuple[int, int, int] | None = None
         self._lifetime = settings.pool_lifetime_seconds
         self._clock = clock
         self._random = random or Random()  # noqa: S311 - spreads load, guards nothing
@@ -83,10 +92,23 @@ class Front(Generic[Connection]):
     def connected(self, error: psycopg.Error | None) -> None:
         """A connection was made, or could not be made."""
         self.last_error = None if error is None else one_line(error)
-        self.password_refused = error is not None and (
-            error.sqlstate in _AUTHENTICATION_FAILED
-            or "password authentication failed" in str(error)
-        )
+        self.password_refused = error is not None and _is_refusal(error)
+        if self.password_refused:
+            self._passfile_then = self._passfile_now()
+
+    def password_changed(self) -> bool:
+        """True when the password was refused and the passfile has been changed since.
+
+        libpq reads the passfile at every connect; a pool that has failed waits before the next.
+        """
+        return self.password_refused and self._passfile_now() != self._passfile_then
+
+    def _passfile_now(self) -> tuple[int, int, int] | None:
+        try:
+            found = self._passfile.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns
 
     def expiry(self) -> float:
         """Until when a connection made now is to be used."""

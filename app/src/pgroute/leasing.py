@@ -124,7 +124,7 @@ def take(router: Base, holder: Holder, route: Any, until: float) -> Steps[Any]:
         connection = yield router.do_take(pool, max(limit, 0.0))
     except (PoolTimeout, TooManyRequests) as error:
         why = pool.why_no_connection(limit)
-        if pool.last_error is None:  # all are in use: no fault of the server
+        if pool.last_error is None or pool.password_refused:  # no fault of the server
             router.observer.failed(name, Fault.NO_CONNECTION)
             router.fleet.wake()
         else:

@@ -60,6 +60,8 @@ class NodePool(Front[NodeConnection]):
         TooManyRequests when too many wait already, PoolClosed when the pool is closed.
         """
         until = self._clock() + limit
+        if self.password_changed():
+            self.renew()
         while True:
             connection = self.idle_one() or self._queue(until - self._clock())
             if self.fit(connection, self._clock()):
@@ -121,7 +123,9 @@ class NodePool(Front[NodeConnection]):
     # For the sampler's helpers: these may wait
 
     def sweep(self, now: float) -> None:
-        """Hand what has been idle for long back to psycopg_pool."""
+        """Hand what has been idle for long back to psycopg_pool; see to a new password."""
+        if self.password_changed():
+            self.renew()
         for connection in self.long_idle(now):
             connection.home.putconn(connection)
 
@@ -130,6 +134,7 @@ class NodePool(Front[NodeConnection]):
         with self._changing:
             self.epoch += 1
             pool, self._pool = self._pool, None
+            self.password_refused = False
         for connection in self.all_idle():
             self.discard(connection)
         if pool is not None:
