@@ -89,12 +89,15 @@ class NodeConnection(_Leased, psycopg.Connection[Any]):
     def connect(cls, conninfo: str = "", **parameters: Any) -> Self:
         """As psycopg's; ``owner`` is told of it."""
         owner: Owner = parameters.pop("owner")
+        server_cursors = parameters.pop("server_cursor_factory", None)
         epoch = owner.epoch
         try:
             connection = super().connect(conninfo, **parameters)
         except psycopg.Error as error:
             owner.connected(error)
             raise
+        if server_cursors is not None:  # psycopg takes this one as an attribute only
+            connection.server_cursor_factory = server_cursors
         connection._belongs_to(owner, epoch)
         return connection
 
@@ -131,12 +134,15 @@ class AsyncNodeConnection(_Leased, psycopg.AsyncConnection[Any]):
     async def connect(cls, conninfo: str = "", **parameters: Any) -> Self:
         """As psycopg's; ``owner`` is told of it."""
         owner: Owner = parameters.pop("owner")
+        server_cursors = parameters.pop("server_cursor_factory", None)
         epoch = owner.epoch
         try:
             connection = await super().connect(conninfo, **parameters)
         except psycopg.Error as error:
             owner.connected(error)
             raise
+        if server_cursors is not None:  # psycopg takes this one as an attribute only
+            connection.server_cursor_factory = server_cursors
         connection._belongs_to(owner, epoch)
         return connection
 

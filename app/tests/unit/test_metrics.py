@@ -134,7 +134,7 @@ def test_the_router_s_state_is_read_at_the_scrape(metrics: RouterMetrics) -> Non
         names=NODES,
         clock=lambda: 50.0,
         heard_at=49.5,
-        ledger=SimpleNamespace(staleness=lambda node, now: ages.get(node)),
+        ledger=SimpleNamespace(staleness=lambda node, _: ages.get(node)),
     )
     router = SimpleNamespace(
         topology=decide(seen, max_lag_bytes=100), fleet=fleet, pools=lambda: [pool]
