@@ -37,19 +37,22 @@ _DECIDE_SECONDS = 0.05  # how old a lag may be before the topology is made anew 
 
 
 class Crew(Protocol):
-    """The front's pools. All but ``watch`` and ``routes_changed`` may wait."""
+    """The front's pools. What is not called from the sampler's thread may wait."""
 
     def routes_changed(self) -> None:
         """Other servers may be used than before. Called from the sampler's thread."""
+
+    def answered_in(self, node: str, seconds: float) -> None:
+        """A server answered the sampler. Called from the sampler's thread."""
 
     def watch(self, now: float) -> None:
         """Cut what is overdue. Called from the sampler's thread, every few milliseconds."""
 
     def cut_reads(self, node: str) -> None:
-        """Cut whoever waits for a read on a server that is silent."""
+        """Cut whoever waits for a read on a server that is silent. Called as ``watch``."""
 
     def cut_writes(self, node: str) -> None:
-        """Cut whoever writes on a server that is the primary no more."""
+        """Cut whoever writes on a server that is the primary no more. Called as ``watch``."""
 
     def renew(self, node: str, *, writes_only: bool = False) -> None:
         """Use no connection to ``node`` again that was made until now."""
@@ -203,6 +206,7 @@ class Fleet:
         self._told_at[name] = self.heard_at = started_at
         self._silent_since.pop(name, None)
         self.breakers[name].answered(now)
+        self._crew.answered_in(name, now - started_at)
         if now - self._decided_at >= _DECIDE_SECONDS or _differs(before, answer):
             self._decide(now)
         self._note(answer, started_at)

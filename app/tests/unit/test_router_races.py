@@ -216,6 +216,18 @@ def test_a_write_that_may_be_lost_is_told_once() -> None:
     assert router.token().timeline == 2
 
 
+def test_a_policy_by_latency_leaves_a_slow_server() -> None:
+    router = Staged(ALL_WELL, policy="power_of_two")
+    for _ in range(3):
+        router.fleet.answered(REPLICA_2, started_at=router.time.now - 0.2)
+        router.fleet.answered(REPLICA_3, started_at=router.time.now - 0.001)
+    nodes = set()
+    for _ in range(20):
+        with router.read() as connection:
+            nodes.add(connection.node)
+    assert nodes == {"pg3"}
+
+
 def test_a_node_that_is_back_gets_a_share_that_grows() -> None:
     router = Staged(ALL_WELL)
     play(router, PRIMARY, Silence("pg2", "gone"), REPLICA_3)

@@ -28,6 +28,7 @@ class NodeStats:
         self.latency = seconds if seconds > latency else latency + (seconds - latency) * 0.1
 
 
+_LEAST_LATENCY = 1e-6
 _NO_STATS: Mapping[str, NodeStats] = MappingProxyType({})
 
 
@@ -142,8 +143,9 @@ class PowerOfTwo:
         first, other = divmod(at, number - 1)
         one, two = candidates[first], candidates[other + (other >= first)]
         mine, theirs = stats[one], stats[two]
-        # One nobody has asked yet has latency 0: it is asked.
-        if theirs.latency * (theirs.in_flight + 1) < mine.latency * (mine.in_flight + 1):
+        # One whose latency is not known yet is asked; of two such the idler one.
+        mine_costs = (mine.latency + _LEAST_LATENCY) * (mine.in_flight + 1)
+        if (theirs.latency + _LEAST_LATENCY) * (theirs.in_flight + 1) < mine_costs:
             return two
         return one
 

@@ -96,6 +96,12 @@ def test_power_of_two_leaves_a_fast_node_that_is_full() -> None:
     assert {policy.pick(("pg1", "pg2"), counts) for _ in range(50)} == {"pg2"}
 
 
+def test_power_of_two_without_latencies_picks_the_idler_one() -> None:
+    policy, counts = PowerOfTwo(Random(1)), stats()
+    counts["pg1"].in_flight = 3
+    assert {policy.pick(("pg1", "pg2"), counts) for _ in range(50)} == {"pg2"}
+
+
 def test_latency_rises_at_once_and_falls_slowly() -> None:
     node = NodeStats()
     node.took(1.0)
