@@ -1,0 +1,527 @@
+"""The doctor, over real servers where something is really broken."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from pgroute import Settings
+from pgroute.doctor import Finding, Limits, Verdict, ask, judge
+from pgroute.partitions import routing
+from tests.integration.meddler import meddling
+from tests.servers import BIN, NAMES, Servers, eventually, port
+
+pytestmark = pytest.mark.integration
+
+USUAL = Limits()
+
+
+def diagnose(settings: Settings, limits: Limits = USUAL, **options: float) -> list[Finding]:
+    return judge(ask(settings, catch_up_limit=options.get("catch_up", 5.0)), limits)
+
+
+def bad(
+    findings: list[Finding], verdict: Verdict = Verdict.PROBLEM
+) -> list[tuple[str, str | None]]:
+    return [(found.check, found.node) for found in findings if found.verdict is verdict]
+
+
+def the(findings: list[Finding], check: str, node: str | None = None) -> Finding:
+    """The worst finding of a check about a node."""
+    found = [each for each in findings if (each.check, each.node) == (check, node)]
+    assert found, f"{check} says nothing of {node}"
+    order = (Verdict.PROBLEM, Verdict.WARNING, Verdict.OK)
+    return min(found, key=lambda each: order.index(each.verdict))
+
+
+@pytest.fixture
+def healthy(servers: Servers) -> Servers:
+    eventually(
+        lambda: not bad(diagnose(servers.settings())), what="a fleet without problems", seconds=30
+    )
+    return servers
+
+
+@contextmanager
+def altered(servers: Servers, node: str, *settings: str) -> Iterator[None]:
+    """Server settings such as ``ssl = on``, for a while."""
+    for setting in settings:
+        servers.sql(node, f"alter system set {setting}")
+    servers.sql(node, "select pg_reload_conf()")
+    try:
+        yield
+    finally:
+        for setting in settings:
+            servers.sql(node, f"alter system reset {setting.partition(' ')[0]}")
+        servers.sql(node, "select pg_reload_conf()")
+
+
+@contextmanager
+def sql(servers: Servers, there: str, back: str, *, database: str = "postgres") -> Iterator[None]:
+    """A change on the primary that the replicas have too, undone at the end."""
+    servers.sql("pg1", there, database=database)
+    try:
+        replayed(servers)
+        yield
+    finally:
+        servers.sql("pg1", back, database=database)
+        replayed(servers)
+
+
+def replayed(servers: Servers) -> None:
+    position = servers.sql("pg1", "select pg_current_wal_insert_lsn()")
+    there = f"select pg_last_wal_replay_lsn() >= '{position}'"
+    for node in NAMES[1:]:
+        eventually(
+            lambda name=node: servers.sql(name, there) == "t",
+            what=f"{node} has replayed {position}",
+        )
+
+
+def passfile(path: Path, *lines: str) -> Path:
+    path.touch(mode=0o600)
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
+
+
+def test_a_healthy_fleet_has_no_problem(healthy: Servers) -> None:
+    findings = diagnose(healthy.settings())
+    assert bad(findings) == []
+    assert bad(findings, Verdict.WARNING) == [("privileges", None)]
+    assert the(findings, "roles").says == "writes go to pg1; replicas: pg2, pg3"
+    assert "NOT encrypted" in the(findings, "tls", "pg1").says
+    assert {found.check for found in findings} >= {"partitions", "prepared", "connections", "lag"}
+
+
+# Network and logins
+
+
+def test_a_host_without_an_address(servers: Servers) -> None:
+    nodes = f"pg1=127.0.0.1:{port('pg1')},pg9=no-such-host.invalid"
+    findings = diagnose(servers.settings(nodes=nodes))
+    assert bad(findings) == [("dns", "pg9")]
+    assert "no-such-host.invalid has no address" in the(findings, "dns", "pg9").says
+
+
+def test_a_port_where_nobody_listens(servers: Servers) -> None:
+    findings = diagnose(servers.settings(nodes=f"pg1=127.0.0.1:{port('pg1')},pg9=127.0.0.1:1"))
+    assert bad(findings) == [("tcp", "pg9")]
+    assert "127.0.0.1 port 1: Connection refused" in the(findings, "tcp", "pg9").says
+
+
+def test_a_server_that_is_down(healthy: Servers) -> None:
+    healthy.stop("pg3")
+    try:
+        findings = diagnose(healthy.settings())
+    finally:
+        healthy.start("pg3")
+    # The container's port may take the connection although nobody is behind it.
+    assert {node for _, node in bad(findings)} == {"pg3"}
+    assert {check for check, _ in bad(findings)} <= {"tcp", "login"}
+    assert the(findings, "roles").says == "writes go to pg1; replicas: pg2"
+
+
+def test_a_frozen_server_does_not_hold_the_doctor_up(healthy: Servers) -> None:
+    healthy.signal("pg3", "STOP")
+    started = time.monotonic()
+    try:
+        findings = diagnose(healthy.settings(connect_timeout_seconds=2))
+    finally:
+        healthy.signal("pg3", "CONT")
+    assert time.monotonic() - started < 30
+    assert bad(findings)[0] == ("login", "pg3")
+    assert "is it frozen" in the(findings, "login", "pg3").advice
+
+
+def test_a_wrong_password_names_the_line_of_the_passfile(servers: Servers, tmp_path: Path) -> None:
+    path = passfile(
+        tmp_path / "pass", "# logins", "*:*:app:app_ro:ro-for-tests", "*:*:app:app_rw:a-secret"
+    )
+    findings = diagnose(servers.settings(passfile=path))
+    assert bad(findings) == [("login", node) for node in NAMES]
+    assert the(findings, "login", "pg1").says == (
+        f"app_rw: the server refused the password in line 3 of {path}"
+    )
+    assert not any("a-secret" in found.says + found.advice for found in findings)
+
+
+def test_a_missing_line_of_the_passfile(servers: Servers, tmp_path: Path) -> None:
+    path = passfile(tmp_path / "pass", "*:*:app:app_ro:ro-for-tests")
+    finding = the(diagnose(servers.settings(passfile=path)), "login", "pg2")
+    wanted = f"127.0.0.1:{port('pg2')}:app:app_rw"
+    assert finding.says == f"app_rw has no password: no line of {path} fits {wanted}"
+    assert finding.advice.startswith(f"add a line {wanted}:<password>")
+
+
+def test_a_passfile_that_libpq_ignores(
+    servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = passfile(tmp_path / "pass", *servers.passfile.read_text().splitlines())
+    path.chmod(0o644)
+    monkeypatch.setenv("PGPASSFILE", str(path))
+    findings = diagnose(servers.settings(passfile=None))
+    assert "others can read it" in the(findings, "passfile").says
+    path.chmod(0o600)
+    assert bad(diagnose(servers.settings(passfile=None))) == []
+
+
+def test_a_password_in_the_environment(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGPASSWORD", "not-this-one")
+    findings = diagnose(servers.settings(passfile=None))
+    assert ("passfile", None) in bad(findings, Verdict.WARNING)
+    assert "the server refused the password of PGPASSWORD" in the(findings, "login", "pg1").says
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"read_user": "nobody_at_all"}, "no password"),
+        ({"database": "no_such_database"}, "no password"),
+    ],
+)
+def test_a_login_that_is_not_in_the_passfile(
+    servers: Servers, change: dict[str, str], words: str
+) -> None:
+    assert words in the(diagnose(servers.settings(**change)), "login", "pg1").says
+
+
+def test_a_database_that_is_not_there(servers: Servers, tmp_path: Path) -> None:
+    path = passfile(tmp_path / "pass", "*:*:*:app_rw:rw-for-tests", "*:*:*:app_ro:ro-for-tests")
+    finding = the(diagnose(servers.settings(passfile=path, database="nowhere")), "login", "pg1")
+    assert 'database "nowhere" does not exist' in finding.says
+    assert finding.advice == "create the database nowhere, or correct its name"
+
+
+def test_a_database_that_the_user_may_not_enter(servers: Servers) -> None:
+    with sql(
+        servers,
+        "revoke connect on database app from public; grant connect on database app to app_rw",
+        "grant connect on database app to public; revoke connect on database app from app_rw",
+    ):
+        finding = the(diagnose(servers.settings()), "login", "pg2")
+    assert "permission denied for database" in finding.says
+    assert finding.advice == "grant connect on database app to app_ro"
+
+
+def test_a_host_that_is_not_let_in(servers: Servers) -> None:
+    servers.run(
+        "cp /srv/pg/pg3/pg_hba.conf /srv/hba; echo local all all trust > /srv/pg/pg3/pg_hba.conf"
+    )
+    servers.run(f"su postgres -c '{BIN}/pg_ctl -D /srv/pg/pg3 reload -s'")
+    try:
+        eventually(
+            lambda: bad(diagnose(servers.settings())) == [("login", "pg3")] * 2, what="not let in"
+        )
+        finding = the(diagnose(servers.settings()), "login", "pg3")
+    finally:
+        servers.run("cat /srv/hba > /srv/pg/pg3/pg_hba.conf")
+        servers.run(f"su postgres -c '{BIN}/pg_ctl -D /srv/pg/pg3 reload -s'")
+    assert "pg_hba.conf" in finding.says + finding.advice
+
+
+# Encryption
+
+HERE = "127.0.0.1"  # a node without a name is called by its host
+_EXPIRED = "-not_before 20200101000000Z -not_after 20210101000000Z"
+
+
+@contextmanager
+def encrypted(servers: Servers, node: str, dates: str, names: str) -> Iterator[Path]:
+    """A server with ssl = on; the path of its certificate, on this machine."""
+    servers.run(
+        f"""openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=tests {dates} \
+        -addext 'subjectAltName = {names}' -keyout /srv/{node}.key -out /srv/{node}.crt 2> /dev/null
+        chown postgres /srv/{node}.key /srv/{node}.crt; chmod 0600 /srv/{node}.key"""
+    )
+    copy = servers.passfile.parent / f"{node}.crt"
+    copy.write_text(servers.run(f"cat /srv/{node}.crt"))
+    paths = f"ssl_cert_file = '/srv/{node}.crt'", f"ssl_key_file = '/srv/{node}.key'"
+    with altered(servers, node, *paths, "ssl = on"):
+        eventually(lambda: offers(servers, node), what=f"{node} offers TLS")
+        yield copy
+    eventually(lambda: not offers(servers, node), what=f"{node} offers no TLS")
+
+
+def offers(servers: Servers, node: str) -> bool:
+    member = next(each for each in servers.settings().members if each.name == node)
+    parameters = servers.settings().connection(member, user="app_ro", read_only=True)
+    with psycopg.connect(**parameters) as connection:
+        return connection.pgconn.ssl_in_use
+
+
+def only(servers: Servers, node: str, options: str = "") -> Settings:
+    """Settings that know one node, and libpq's ``options``."""
+    dsn = f"postgresql://app_rw@127.0.0.1:{port(node)}/app?{options}"
+    return servers.settings(nodes="", dsn=dsn)
+
+
+def test_an_expired_certificate(servers: Servers) -> None:
+    with encrypted(servers, "pg1", _EXPIRED, "IP:127.0.0.1") as authority:
+        findings = diagnose(only(servers, "pg1"))
+        assert bad(findings) == [("certificate", HERE)]
+        assert the(findings, "certificate", HERE).says == (
+            "the certificate expired on 2021-01-01 00:00 UTC"
+        )
+        assert "nobody checks" in the(findings, "tls", HERE).says
+
+        strict = diagnose(only(servers, "pg1", f"sslmode=verify-full&sslrootcert={authority}"))
+        assert {check for check, _ in bad(strict)} >= {"login", "certificate"}
+        assert "renew the server's certificate" in the(strict, "login", HERE).advice
+
+
+def test_a_certificate_that_expires_soon(servers: Servers) -> None:
+    with encrypted(servers, "pg1", "-days 5", "IP:127.0.0.1") as authority:
+        settings = only(servers, "pg1", f"sslmode=verify-full&sslrootcert={authority}")
+        findings = diagnose(settings)
+        assert bad(findings) == []
+        assert the(findings, "certificate", HERE).says.startswith("the certificate expires in ")
+        assert the(findings, "tls", HERE).says == "encrypted: TLSv1.3, sslmode=verify-full"
+        enough = diagnose(settings, Limits(expiry_days=4))
+        assert the(enough, "certificate", HERE).verdict is Verdict.OK
+
+
+def test_a_certificate_for_another_host(servers: Servers) -> None:
+    with encrypted(servers, "pg1", "-days 900", "DNS:pg1.example.com") as authority:
+        finding = the(diagnose(only(servers, "pg1")), "certificate", HERE)
+        assert finding.verdict is Verdict.WARNING
+        assert finding.says == "the certificate is for pg1.example.com, not for 127.0.0.1"
+        strict = diagnose(only(servers, "pg1", f"sslmode=verify-full&sslrootcert={authority}"))
+        assert the(strict, "certificate", HERE).verdict is Verdict.PROBLEM
+        assert "use the name in the certificate" in the(strict, "login", HERE).advice
+
+
+def test_encryption_that_is_demanded_and_not_there(servers: Servers) -> None:
+    finding = the(diagnose(only(servers, "pg1", "sslmode=require")), "login", HERE)
+    assert "does not support SSL" in finding.says
+    assert finding.advice.startswith("set ssl = on")
+
+
+# Roles
+
+
+def test_two_primaries_are_named_and_so_is_an_old_one(expendable: Servers) -> None:
+    servers = expendable
+    servers.stop("pg1")
+    servers.sql("pg2", "select pg_promote()")
+    servers.start("pg1")
+    findings = diagnose(servers.settings(), catch_up=0.5)
+    assert ("roles", "pg1") in bad(findings)
+    assert "writable on the old timeline 1, the newest is 2" in the(findings, "roles", "pg1").says
+
+    servers.sql("pg3", "select pg_promote()")
+    findings = diagnose(servers.settings())
+    split = the(findings, "roles")
+    assert split.says.startswith("split brain: pg2 and pg3 are both writable")
+    assert "stop the other" in split.advice
+
+
+def test_a_server_of_another_cluster(expendable: Servers) -> None:
+    servers = expendable
+    servers.stop("pg3")
+    servers.run(
+        f"su postgres -c 'mv /srv/pg/pg3 /srv/pg/old; {BIN}/initdb -D /srv/pg/pg3 -U postgres "
+        "--auth-local=trust --auth-host=scram-sha-256 --no-sync > /dev/null; "
+        "cp /srv/pg/old/postgresql.conf /srv/pg/old/pg_hba.conf /srv/pg/pg3'"
+    )
+    servers.start("pg3")
+    servers.sql(
+        "pg3",
+        "create role app_rw login password 'rw-for-tests'; "
+        "create role app_ro login password 'ro-for-tests'; create database app",
+    )
+    findings = diagnose(servers.settings())
+    assert "different clusters" in the(findings, "cluster").says
+    assert "pg3" in the(findings, "cluster").says
+
+
+def test_no_primary(servers: Servers) -> None:
+    findings = diagnose(servers.settings(nodes=f"pg2=127.0.0.1:{port('pg2')}"))
+    assert bad(findings) == [("roles", None)]
+    assert the(findings, "roles").says.startswith("no primary: no writable server: pg2")
+
+
+def test_one_server_under_two_names(servers: Servers) -> None:
+    address = f"127.0.0.1:{port('pg2')}"
+    nodes = f"pg1=127.0.0.1:{port('pg1')},pg2={address},pg3={address}"
+    findings = diagnose(servers.settings(nodes=nodes))
+    assert bad(findings) == [("cluster", None)]
+    assert the(findings, "cluster").says == "pg2 and pg3 are one and the same server"
+
+
+# Replication
+
+
+def test_a_paused_replay_and_the_lag_that_follows(healthy: Servers) -> None:
+    healthy.sql("pg2", "select pg_wal_replay_pause()")
+    try:
+        healthy.sql("pg1", "select pg_logical_emit_message(false, 'test', repeat('x', 100000))")
+        findings = diagnose(healthy.settings(), catch_up=0.3)
+        close = diagnose(healthy.settings(max_lag_bytes=50_000), catch_up=0.3)
+    finally:
+        healthy.sql("pg2", "select pg_wal_replay_resume()")
+    assert bad(findings) == [("replay", "pg2"), ("lag", "pg2")]
+    assert the(findings, "replay", "pg2").advice.startswith("select pg_wal_replay_resume()")
+    assert "not caught up within 0.3 s" in the(findings, "lag", "pg2").says
+    assert "more than PGROUTE_MAX_LAG_BYTES allows (48.8 KiB)" in the(close, "lag", "pg2").says
+    eventually(lambda: not bad(diagnose(healthy.settings())), what="caught up")
+
+
+def test_a_replica_that_streams_from_nobody(healthy: Servers) -> None:
+    conninfo = healthy.sql("pg3", "show primary_conninfo").replace("'", "''")
+    change = "alter system set primary_conninfo = '{}'"
+    healthy.sql("pg3", change.format(""))
+    healthy.sql("pg3", "select pg_reload_conf()")
+    try:
+        eventually(
+            lambda: ("receiver", "pg3") in bad(diagnose(healthy.settings(), catch_up=0.1)),
+            what="pg3 is cut off",
+        )
+    finally:
+        healthy.sql("pg3", change.format(conninfo))
+        healthy.sql("pg3", "select pg_reload_conf()")
+    eventually(lambda: not bad(diagnose(healthy.settings())), what="pg3 streams again")
+
+
+def test_reads_that_were_cancelled_for_replay(healthy: Servers) -> None:
+    with altered(healthy, "pg2", "max_standby_streaming_delay = 0"):
+        eventually(
+            lambda: healthy.sql("pg2", "show max_standby_streaming_delay") == "0", what="no delay"
+        )
+        member = next(each for each in healthy.settings().members if each.name == "pg2")
+        parameters = healthy.settings().connection(member, user="app_ro", read_only=True)
+        with psycopg.connect(**parameters) as reader:
+            reader.execute("begin isolation level repeatable read")
+            reader.execute("select count(*) from sales")
+            healthy.sql("pg1", "begin; lock sales; commit", database="app")
+            with pytest.raises(psycopg.Error):
+                eventually(lambda: not reader.execute("select count(*) from sales"), what="never")
+        finding = _eventual_warning(healthy, "conflicts", "pg2")
+    assert "reads were cancelled for replay" in finding.says
+    assert "hot_standby_feedback off, replay waits for reads 0 s" in finding.says
+
+
+def _eventual_warning(servers: Servers, check: str, node: str) -> Finding:
+    found: list[Finding] = []
+
+    def look() -> bool:
+        found[:] = [the(diagnose(servers.settings()), check, node)]
+        return found[0].verdict is Verdict.WARNING
+
+    eventually(look, what=f"a warning of {check} on {node}")
+    return found[0]
+
+
+# Clocks, privileges, limits
+
+
+def test_a_clock_that_is_an_hour_off(servers: Servers) -> None:
+    facts = ask(servers.settings(), wall=lambda: time.time() - 3600)
+    finding = the(judge(facts), "clock", "pg3")
+    assert finding.verdict is Verdict.WARNING
+    assert finding.says.startswith("its clock is 3,600,")
+    assert finding.says.endswith("ahead of this machine's")
+
+
+def test_tables_that_the_users_may_not_use(servers: Servers) -> None:
+    with sql(
+        servers,
+        "create table secrets (id serial primary key); grant insert on secrets to app_rw",
+        "drop table secrets",
+        database="app",
+    ):
+        findings = diagnose(servers.settings())
+        assert bad(findings, Verdict.WARNING)[:2] == [("tables", None), ("tables", None)]
+        says = [found.says for found in findings if found.check == "tables"]
+        assert says == [
+            "app_ro may not read 1 of 3 tables: public.secrets (no SELECT)",
+            "app_rw may not write to 1 of 3 tables: public.secrets "
+            "(no SELECT, UPDATE, DELETE, USAGE of its sequences)",
+        ]
+        wanted = diagnose(servers.settings(), Limits(tables=("secrets", "nowhere")))
+        assert bad(wanted) == [("tables", None)] * 4
+        fine = diagnose(servers.settings(), Limits(tables=("sales", "public.tbl_users")))
+        assert bad(fine) == []
+
+
+def test_a_user_that_sees_the_receiver(servers: Servers) -> None:
+    assert "app_ro does not see" in the(diagnose(servers.settings()), "privileges").says
+    with sql(
+        servers,
+        "grant pg_read_all_stats to app_ro",
+        "revoke pg_read_all_stats from app_ro",
+    ):
+        findings = diagnose(servers.settings())
+    assert bad(findings, Verdict.WARNING) == []
+    assert the(findings, "receiver", "pg2").says == "a WAL receiver runs"
+
+
+def test_a_superuser(servers: Servers) -> None:
+    with sql(servers, "alter role app_rw superuser", "alter role app_rw nosuperuser"):
+        found = [f.says for f in diagnose(servers.settings()) if f.check == "privileges"]
+    assert any(says.startswith("app_rw is a superuser") for says in found)
+
+
+def test_a_limit_of_the_role_that_pgroute_overrides(servers: Servers) -> None:
+    with sql(
+        servers,
+        "alter role app_ro set statement_timeout = '5s'",
+        "alter role app_ro reset statement_timeout",
+    ):
+        finding = the(diagnose(servers.settings()), "settings")
+    assert finding.says == (
+        "the role app_ro has statement_timeout = 5s, and pgroute sets 60 s over it"
+    )
+    assert "PGROUTE_STATEMENT_TIMEOUT_SECONDS=5 " in finding.advice
+
+
+def test_a_low_connection_limit(servers: Servers) -> None:
+    with sql(
+        servers, "alter role app_ro connection limit 5", "alter role app_ro connection limit -1"
+    ):
+        findings = diagnose(servers.settings())
+    assert bad(findings) == [("connections", node) for node in NAMES]
+    finding = the(findings, "connections", "pg1")
+    assert finding.says == "the role app_ro may have 5 connections, full pools want 11"
+    assert "alter role app_ro connection limit 11" in finding.advice
+
+
+def test_a_low_limit_of_the_database(servers: Servers) -> None:
+    with sql(
+        servers,
+        "alter database app connection limit 12",
+        "alter database app connection limit -1",
+    ):
+        finding = the(diagnose(servers.settings()), "connections", "pg2")
+    assert finding.says == "the database app may have 12 connections, full pools want 21"
+
+
+def test_pools_that_the_server_cannot_fill(servers: Servers) -> None:
+    finding = the(diagnose(servers.settings(pool_max_size=60)), "connections", "pg1")
+    assert finding.says == "max_connections leaves 97 connections, full pools want 121"
+    several = the(diagnose(servers.settings(), Limits(processes=5)), "connections", "pg1")
+    assert several.says == "max_connections leaves 97 connections, full pools want 105"
+
+
+# What stands between
+
+
+def test_a_proxy_that_keeps_things_back(servers: Servers) -> None:
+    with meddling(port("pg1")) as between:
+        findings = diagnose(servers.settings(nodes=f"pg1=127.0.0.1:{between}"))
+    assert bad(findings) == [("version", "pg1")]
+    assert "in_hot_standby does not arrive" in the(findings, "version", "pg1").says
+    assert "a pooler stands between" in the(findings, "prepared", "pg1").says
+
+
+def test_a_server_that_puts_keys_elsewhere(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routing, "combine", lambda row_hash, value_hash: row_hash ^ value_hash)
+    findings = diagnose(servers.settings())
+    assert bad(findings) == [("partitions", None)]
+    assert "tbl_users" in the(findings, "partitions").says
