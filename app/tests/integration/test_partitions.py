@@ -279,7 +279,7 @@ def test_a_replica_tells_the_layout_too(schema: Servers, connection: Connection)
     ) as replica:
         there = Partitions.read(replica, "sales")
     here = Partitions.read(connection, "sales")
-    assert there.leaves == here.leaves
+    assert [leaf.label for leaf in there.leaves] == [leaf.label for leaf in here.leaves]
     assert there.leaf(date(2024, 5, 5)) == "sales_2024"
     assert Partitions.read(connection, "part.hash_timestamptz").leaf(
         datetime(2024, 1, 1, tzinfo=UTC)
@@ -290,7 +290,7 @@ def test_the_report_tells_layout_self_test_and_skew(connection: Connection) -> N
     random = Random(5)
     rows = [(UUID(int=random.getrandbits(128)),) for _ in range(4_000)]
     with connection.transaction(force_rollback=True):
-        done = load(connection, "part.hash_uuid", ("k",), rows)
+        done = load(connection, "part.hash_uuid", ("k",), rows, by_leaf=True)
         partitions = Partitions.read(connection, "part.hash_uuid")
         found = skew(connection, partitions, exact=True)
         counted = {at.leaf.label: at.rows for at in found.leaves}

@@ -31,7 +31,7 @@ where a.attrelid = %s::regclass and a.attnum > 0 and not a.attisdropped
 """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Target:
     """A table to COPY into; ``label`` is its name in reports, ``name`` in the server's words."""
 

@@ -38,6 +38,13 @@ def combine(row_hash: int, value_hash: int) -> int:
     return row_hash ^ (sum_ & _MASK64)
 
 
+def combine_many(row_hashes: Sequence[int], value_hashes: Sequence[int]) -> list[int]:
+    """combine() of each pair, in order."""
+    if not any(row_hashes):
+        return [value_hash + _COMBINE & _MASK64 for value_hash in value_hashes]
+    return [combine(*pair) for pair in zip(row_hashes, value_hashes, strict=True)]
+
+
 def hash_bytes(data: bytes, seed: int = SEED) -> int:
     """``hash_bytes_extended``: any bytes to 64 bits."""
     a, b, c = _start(len(data), seed)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from itertools import count, islice
+from operator import itemgetter
 from typing import Any, Protocol, TypeAlias
 
 import psycopg
@@ -25,6 +26,7 @@ _CHUNK_ROWS = 1_000
 _BLOCKS_HELD = 8
 _ROWS_HELD_PER_LEAF = 200
 _A_DAY = 86_400.0
+_REFUSED = Leaf(0, "", "", "no leaf", "")
 
 # What a row meets on its way through the parent only. Then the leaves are left to the server.
 _OBSTACLE = """
@@ -59,7 +61,7 @@ def load(
     rows: Iterable[Sequence[Any]],
     *,
     partitions: Partitions | None = None,
-    by_leaf: bool = True,
+    by_leaf: bool | None = None,
     connections: int | None = None,
     single_transaction: bool = False,
     max_rejects: int | None = 0,
@@ -72,8 +74,11 @@ def load(
 
     ``where``: a Router; a function that gives a connection whose block commits; or a connection,
     on which the load is part of the caller's transaction (one of its own when none is open).
-    ``partitions``: the table's, when already read. Rows go to their leaves by the key computed
-    here, or through ``table`` when that cannot be (``Loaded.why_not_by_leaf``) or is not wanted.
+    ``partitions``: the table's, when already read. With several connections rows go to their
+    leaves, by the key computed here, or through ``table`` where that cannot be
+    (``Loaded.why_not_by_leaf``). With one they go through ``table``: the server checks a row's
+    leaf at the price of choosing it, so that choosing here saves nothing. ``by_leaf`` decides
+    otherwise.
 
     *Atomicity.* Each connection is one transaction and a leaf belongs to one connection, so that
     a leaf gets all of its rows or none; with as many connections as leaves, each leaf is its own
@@ -87,7 +92,8 @@ def load(
 
     *Defaults.* A column that is not loaded gets its leaf's default, should that differ.
 
-    *Memory.* At most 8 * block_rows rows or 200 per leaf, and 3 * block_rows per connection.
+    *Memory.* At most 8 * block_rows rows, or 200 per leaf if that is more, wait for their block
+    to fill; each connection holds at most three blocks, and a block at most 1,000 rows too many.
 
     ``progress`` hears, from the caller's thread, how many rows the server has taken so far; they
     are not committed yet. ``timeout``: seconds for each transaction, with a Router. Raises
@@ -98,9 +104,14 @@ def load(
     connect, callers = _connect(where, timeout)
     with connect() as connection:
         shape = shape_of(connection, table, columns)
-        plan = _plan(connection, table, columns, partitions, by_leaf=by_leaf)
-    alone = single_transaction or isinstance(where, psycopg.Connection)
-    most = 1 if alone else connections or MOST_CONNECTIONS
+        alone = single_transaction or isinstance(where, psycopg.Connection)
+        most = 1 if alone else connections or MOST_CONNECTIONS
+        why_not = None
+        if by_leaf is False:
+            why_not = "not wanted"
+        elif by_leaf is None and most == 1:
+            why_not = "one connection gains nothing by it"
+        plan = _plan(connection, table, columns, partitions, why_not)
     lanes_wanted = max(1, min(most, plan.leaf_count if plan.by_leaf else connections or 1))
     rejects = Rejects(max_rejects)
     loading = _Loading(plan, shape, rejects, block_rows, progress)
@@ -152,8 +163,7 @@ def _plan(
     table: str,
     columns: Sequence[str],
     partitions: Partitions | None,
-    *,
-    by_leaf: bool,
+    why_not: str | None,
 ) -> _Plan:
     with connection.cursor(row_factory=tuple_row) as cursor:
         cursor.execute(
@@ -167,8 +177,8 @@ def _plan(
     def through_the_parent(why: str) -> _Plan:
         return _Plan(label, parent, None, (), why)
 
-    if not by_leaf:
-        return through_the_parent("not wanted")
+    if why_not is not None:
+        return through_the_parent(why_not)
     try:
         partitions = partitions or Partitions.read(connection, table)
     except (NotPartitioned, UncomputableKey) as reason:
@@ -197,9 +207,8 @@ class _Loading:
     lanes: list[Lane] = field(default_factory=list)
     rows_read: int = 0
     error: Exception | None = None
-    _blocks: dict[Target, Block] = field(default_factory=dict)
-    _targets: dict[Leaf, Target] = field(default_factory=dict)
-    _lane_of: dict[Target, int] = field(default_factory=dict)
+    _blocks: dict[Leaf | None, Block] = field(default_factory=dict)
+    _lane_of: dict[Leaf, int] = field(default_factory=dict)
     _held: int = 0
     _complete: bool = False
     _turn: Iterator[int] = field(default_factory=count)
@@ -213,11 +222,12 @@ class _Loading:
                 self._group(chunk)
                 self.rows_read += len(chunk)
                 while self._held > most_held:
-                    self._hand_over(max(self._blocks.values(), key=lambda block: len(block.rows)))
+                    fullest = max(self._blocks, key=lambda leaf: len(self._blocks[leaf].rows))
+                    self._hand_over(fullest)
                 if any(lane.error for lane in self.lanes):
                     return
-            for block in list(self._blocks.values()):
-                self._hand_over(block)
+            for leaf in list(self._blocks):
+                self._hand_over(leaf)
         except TooManyRejects as error:
             self.error = error
             return
@@ -248,27 +258,38 @@ class _Loading:
         return self.error
 
     def _group(self, chunk: list[Sequence[Any]]) -> None:
-        first = self.rows_read + 1
         leaves = self._leaves_of(chunk)
-        for at, (row, target) in enumerate(zip(chunk, leaves, strict=True)):
-            if target is None:
-                continue
-            block = self._blocks.get(target)
-            if block is None:
-                block = self._blocks[target] = Block(target, [], [])
-            block.numbers.append(first + at)
-            block.rows.append(row)
-            self._held += 1
-            if len(block.rows) >= self.block_rows:
-                self._hand_over(block)
+        appends = {leaf: self._appends(leaf) for leaf in set(leaves)}
+        for number, (row, leaf) in enumerate(zip(chunk, leaves, strict=True), self.rows_read + 1):
+            append_row, append_number = appends[leaf]
+            append_row(row)
+            append_number(number)
+        self._held += len(chunk) - leaves.count(_REFUSED)
+        for leaf in appends:
+            block = self._blocks.get(leaf)
+            if block is not None and len(block.rows) >= self.block_rows:
+                self._hand_over(leaf)
 
-    def _hand_over(self, block: Block) -> None:
-        del self._blocks[block.target]
+    def _appends(self, leaf: Leaf | None) -> tuple[Callable[[Any], None], Callable[[int], None]]:
+        """Where rows of ``leaf`` and their numbers are collected; None is the parent."""
+        if leaf is _REFUSED:
+            nowhere: list[Any] = []
+            return nowhere.append, nowhere.append
+        block = self._blocks.get(leaf)
+        if block is None:
+            target = self.plan.parent
+            if leaf is not None:
+                target = Target(leaf.label, leaf.schema, leaf.name)
+            block = self._blocks[leaf] = Block(target, [], [])
+        return block.rows.append, block.numbers.append
+
+    def _hand_over(self, leaf: Leaf | None) -> None:
+        block = self._blocks.pop(leaf)
         self._held -= len(block.rows)
-        if self.plan.by_leaf:
-            turn = self._lane_of.setdefault(block.target, len(self._lane_of))
-        else:
+        if leaf is None:
             turn = next(self._turn)
+        else:
+            turn = self._lane_of.setdefault(leaf, len(self._lane_of))
         self.lanes[turn % len(self.lanes)].put(block)
         self._tell()
 
@@ -276,45 +297,38 @@ class _Loading:
         if self.progress is not None:
             self.progress(sum(sum(lane.written.copy().values()) for lane in self.lanes))
 
-    def _leaves_of(self, chunk: list[Sequence[Any]]) -> list[Target | None]:
-        """Where each row goes; None for one that is refused here."""
-        width = len(self.shape.columns)
-        keys_at = self.plan.key_at
+    def _leaves_of(self, chunk: list[Sequence[Any]]) -> list[Leaf | None]:
+        """Where each row goes: a leaf, None for the parent, _REFUSED for nowhere."""
         try:
-            if any(len(row) != width for row in chunk):
-                raise ValueError
-            if self.plan.partitions is None:
-                return [self.plan.parent] * len(chunk)
-            keys = [[row[at] for at in keys_at] for row in chunk]
-            leaves = self.plan.partitions.leaves_of(keys)
-            if None not in leaves:
-                return [self._target(leaf) for leaf in leaves if leaf is not None]
+            if set(map(len, chunk)) == {len(self.shape.columns)}:
+                if self.plan.partitions is None:
+                    return [None] * len(chunk)
+                keys = list(
+                    zip(*(map(itemgetter(at), chunk) for at in self.plan.key_at), strict=True)
+                )
+                leaves = self.plan.partitions.leaves_of(keys)
+                if None not in leaves:
+                    return leaves
         except (TypeError, ValueError):
             pass  # one row at a time tells which
-        return [self._target_of(row, self.rows_read + 1 + at) for at, row in enumerate(chunk)]
+        return [self._leaf_of(row, number) for number, row in enumerate(chunk, self.rows_read + 1)]
 
-    def _target_of(self, row: Sequence[Any], number: int) -> Target | None:
+    def _leaf_of(self, row: Sequence[Any], number: int) -> Leaf | None:
         partitions = self.plan.partitions
         try:
             if len(row) != len(self.shape.columns):
                 raise ValueError(f"{len(row)} values for {len(self.shape.columns)} columns")
             if partitions is None:
-                return self.plan.parent
+                return None
             key = [row[at] for at in self.plan.key_at]
             (leaf,) = partitions.leaves_of([key])
+            if leaf is not None:
+                return leaf
+            reason = f"no partition takes the key {key}"
         except (TypeError, ValueError) as error:
-            self.rejects.add(Reject(number, self.plan.table, one_line(error)))
-            return None
-        if leaf is None:
-            self.rejects.add(Reject(number, self.plan.table, f"no partition takes the key {key}"))
-            return None
-        return self._target(leaf)
-
-    def _target(self, leaf: Leaf) -> Target:
-        found = self._targets.get(leaf)
-        if found is None:
-            found = self._targets[leaf] = Target(leaf.label, leaf.schema, leaf.name)
-        return found
+            reason = one_line(error)
+        self.rejects.add(Reject(number, self.plan.table, reason))
+        return _REFUSED
 
 
 def _connect(where: Where, timeout: float) -> tuple[Connect, bool]:

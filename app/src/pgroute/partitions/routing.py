@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, TypeAlias
 
 from pgroute.partitions.bounds import Bound, DefaultBound, Edge, HashBound, ListBound, RangeBound
-from pgroute.partitions.hashing import combine
+from pgroute.partitions.hashing import combine, combine_many
 from pgroute.partitions.types import KeyType, Stored
 
 Row: TypeAlias = Sequence[Any]
@@ -19,9 +19,12 @@ Place: TypeAlias = tuple[int, Stored]
 Places: TypeAlias = tuple[Place, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Leaf:
-    """A table that holds rows. ``label`` is its name as ``oid::regclass`` prints it."""
+    """A table that holds rows. ``label`` is its name as ``oid::regclass`` prints it.
+
+    Compared by identity: a Leaf is looked up once per row.
+    """
 
     oid: int
     schema: str
@@ -113,7 +116,8 @@ class HashLevel(Level):
     def children_of(self, rows: Sequence[Row]) -> list[Leaf | Level | None]:
         row_hashes = [0] * len(rows)
         for column in self.columns:
-            _combine_column(row_hashes, column.type, [row[column.at] for row in rows])
+            values = [row[column.at] for row in rows]
+            row_hashes = _combined(row_hashes, column.type, values)
         if len(self._tables) == 1:
             ((modulus, by_remainder),) = self._tables
             take = by_remainder.get
@@ -194,11 +198,16 @@ def _place(column: KeyColumn, end: str | Edge) -> Place:
     return (0, column.type.parse(end))
 
 
-def _combine_column(row_hashes: list[int], key: KeyType, values: list[Any]) -> None:
-    """Combine one column's values into the hashes of their rows, in place."""
+def _combined(row_hashes: list[int], key: KeyType, values: list[Any]) -> list[int]:
+    """The rows' hashes with one more column's values. NULL changes nothing."""
+    if None not in values:
+        return combine_many(row_hashes, _hashes(key, values))
     present = [at for at, value in enumerate(values) if value is not None]
-    if len(present) < len(values):
-        values = [values[at] for at in present]
-    hashes = key.hash_many(values) if key.hash_many else [key.hash(value) for value in values]
+    hashes = _hashes(key, [values[at] for at in present])
     for at, value_hash in zip(present, hashes, strict=True):
         row_hashes[at] = combine(row_hashes[at], value_hash)
+    return row_hashes
+
+
+def _hashes(key: KeyType, values: list[Any]) -> list[int]:
+    return key.hash_many(values) if key.hash_many else [key.hash(value) for value in values]

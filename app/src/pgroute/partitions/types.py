@@ -152,9 +152,9 @@ def _hash_uuid(value: Any) -> int:
 
 
 def _hash_uuids(values: Sequence[Any]) -> list[int]:
-    for value in values:
-        if not isinstance(value, UUID):
-            raise _wrong(value, "a UUID")
+    if set(map(type, values)) != {UUID}:
+        for value in values:
+            _uuid(value)
     return hashing.hash_uuid_many(values)
 
 
