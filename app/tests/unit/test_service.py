@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from starlette.testclient import TestClient
 
-from pgroute import Fault, Reason, Role, Router, Settings
+from pgroute import AsyncRouter, Fault, Reason, Role, Settings
 from pgroute.metrics import RouterMetrics
 from pgroute.service import make_app
 from pgroute.topology import Answer, Observation, Silence, decide
@@ -15,7 +15,7 @@ from pgroute.topology import Answer, Observation, Silence, decide
 NODES = ("pg1", "pg2", "pg3")
 
 
-class Scripted(Router):
+class Scripted(AsyncRouter):
     """A router whose servers say what the test says."""
 
     def __init__(self, observer: RouterMetrics) -> None:
@@ -25,16 +25,14 @@ class Scripted(Router):
         )
         self.life: list[str] = []
 
-    def open(self) -> None:
+    async def open(self) -> None:
         self.life.append("opened")
 
-    def close(self, timeout: float = 5.0) -> None:
+    async def close(self, timeout: float = 5.0) -> None:
         self.life.append("closed")
 
     def see(self, *seen: Observation) -> None:
-        self.fleet.topology = decide(
-            seen, fence=self.fleet.topology.fence, max_lag_bytes=100
-        )
+        self.fleet.topology = decide(seen, fence=self.fleet.topology.fence, max_lag_bytes=100)
 
 
 @pytest.fixture

@@ -108,6 +108,14 @@ def test_a_user_that_was_there_is_200_and_has_a_token_too(
     assert store.asked == [("Ada", ADA.id)]
 
 
+def test_what_was_written_is_told_even_when_its_token_cannot_be(
+    client: TestClient, store: Scripted
+) -> None:
+    store.answer = Written((ADA, True), "pg1", None)
+    answer = client.post("/users", json={"first_name": "Ada"})
+    assert (answer.status_code, answer.headers.get("consistency-token")) == (201, None)
+
+
 def test_a_taken_key_is_a_conflict(client: TestClient, store: Scripted) -> None:
     store.answer = ValueError("the key belongs to another user")
     told = problem(client.post("/users", json={"first_name": "Ada"}), 409)

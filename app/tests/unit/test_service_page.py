@@ -18,12 +18,12 @@ import psycopg
 import pytest
 from starlette.testclient import TestClient
 
-from pgroute import NoReadableNode, Reason, Role, Settings
+from pgroute import AsyncRouter, NoReadableNode, Reason, Role, Settings, Topology
+from pgroute.core.topology import Answer, Silence, decide
 from pgroute.metrics import RouterMetrics
 from pgroute.service import live, make_app
 from pgroute.service.partitions import Partition
 from pgroute.service.store import Read
-from pgroute.topology import Answer, Silence, Topology, decide
 
 STATIC = files("pgroute.service").joinpath("static")
 NAMES = ("index.html", "page.css", "page.js", "icon.svg")
@@ -117,14 +117,14 @@ def test_the_wheel_holds_the_page_and_the_schema(tmp_path: Path) -> None:
 # The stream
 
 
-class Fleet:
-    """What :class:`live.Live` asks of a router."""
+class Scripted(AsyncRouter):
+    """A router whose servers say what the test says."""
 
     def __init__(self) -> None:
-        self.settings = Settings.make(
-            nodes="pg1=h:1,pg2=h:2,pg3=h:3", database="app", write_user="app"
+        super().__init__(
+            Settings.make(nodes="pg1=h:1,pg2=h:2,pg3=h:3", database="app", write_user="app")
         )
-        self.topology: Topology = decide(
+        self.fleet.topology = decide(
             [
                 Answer("pg1", False, 1, 2**60, 1000, False),
                 Answer("pg2", True, 1, 2**60, 990, True),
@@ -132,17 +132,19 @@ class Fleet:
             ],
             max_lag_bytes=100,
         )
+        self.fleet.primary, self.fleet.replicas = "pg1", ("pg2",)
         self.trouble: Exception | None = None
         self.refreshed = 0
+        self.closings = 0
 
-    def refresh(self) -> Topology:
+    async def refresh(self) -> Topology:
         self.refreshed += 1
         if self.trouble is not None:
             raise self.trouble
         return self.topology
 
-    def pools(self) -> list[Any]:
-        return []
+    async def close(self, timeout: float = 5.0) -> None:
+        self.closings += 1
 
 
 class Shelf:
@@ -156,7 +158,7 @@ class Shelf:
         return Read([Partition("sales", "sales_2024", "FOR VALUES ...", None, 8192)], "pg2")
 
 
-def watching(fleet: Fleet, shelf: Shelf, metrics: RouterMetrics | None = None) -> live.Live:
+def watching(fleet: Scripted, shelf: Shelf, metrics: RouterMetrics | None = None) -> live.Live:
     registry = (metrics or RouterMetrics(("pg1", "pg2", "pg3"))).registry
     return live.Live(fleet, registry, shelf, seconds=0.01)  # type: ignore[arg-type]
 
@@ -179,7 +181,7 @@ def test_a_picture_holds_roles_lag_routes_and_partitions() -> None:
     async def look() -> dict[str, Any]:
         metrics = RouterMetrics(("pg1", "pg2", "pg3"))
         metrics.routed("pg2", Role.REPLICA, Reason.READ)
-        stream = watching(Fleet(), Shelf(), metrics)
+        stream = watching(Scripted(), Shelf(), metrics)
         (picture,) = await pictures(stream, 1)
         await stream.close()
         return picture
@@ -187,10 +189,11 @@ def test_a_picture_holds_roles_lag_routes_and_partitions() -> None:
     picture = asyncio.run(look())
     topology = picture["topology"]
     assert topology["system_identifier"] == str(2**60)  # as text: JavaScript would round it
-    assert [(n["name"], n["address"], n["role"], n["lag_bytes"]) for n in topology["nodes"]] == [
-        ("pg1", "h:1", "primary", 0),
-        ("pg2", "h:2", "replica", 10),
-        ("pg3", "h:3", "unknown", None),
+    parts = ("name", "address", "role", "lag_bytes", "lag_seconds", "in_use", "breaker")
+    assert [tuple(node[part] for part in parts) for node in topology["nodes"]] == [
+        ("pg1", "h:1", "primary", 0, None, True, "closed"),
+        ("pg2", "h:2", "replica", 10, None, True, "closed"),
+        ("pg3", "h:3", "unknown", None, None, False, "closed"),
     ]
     assert picture["routed"] == [{"node": "pg2", "role": "replica", "reason": "read", "count": 1}]
     assert picture["partitions"]["node"] == "pg2"
@@ -199,7 +202,7 @@ def test_a_picture_holds_roles_lag_routes_and_partitions() -> None:
 
 def test_viewers_share_one_look_and_nobody_looks_for_nobody() -> None:
     async def look() -> tuple[int, int, int]:
-        fleet = Fleet()
+        fleet = Scripted()
         stream = watching(fleet, Shelf())
         shown = await asyncio.gather(*(pictures(stream, 3) for _ in range(20)))
         numbers = {picture["number"] for seen in shown for picture in seen}
@@ -215,7 +218,7 @@ def test_viewers_share_one_look_and_nobody_looks_for_nobody() -> None:
 
 def test_what_cannot_be_seen_is_no_event_instead_of_an_old_one() -> None:
     async def look() -> list[int]:
-        fleet = Fleet()
+        fleet = Scripted()
         stream = watching(fleet, Shelf())
         events = stream.events()
         seen = []
@@ -244,7 +247,7 @@ def test_what_cannot_be_seen_is_no_event_instead_of_an_old_one() -> None:
 def test_partitions_that_cannot_be_asked_are_told_as_old() -> None:
     async def look() -> tuple[dict[str, Any], dict[str, Any]]:
         shelf = Shelf()
-        stream = watching(Fleet(), shelf)
+        stream = watching(Scripted(), shelf)
         (good,) = await pictures(stream, 1)
         shelf.trouble = psycopg.OperationalError("secret-host")
         stream._partitions_due = 0
@@ -260,7 +263,7 @@ def test_partitions_that_cannot_be_asked_are_told_as_old() -> None:
 
 def test_the_end_ends_every_stream() -> None:
     async def look() -> None:
-        stream = watching(Fleet(), Shelf())
+        stream = watching(Scripted(), Shelf())
         viewers = [asyncio.ensure_future(pictures(stream, 10**9)) for _ in range(3)]
         await pictures(stream, 1)
         stream.end()
@@ -273,16 +276,9 @@ def test_the_end_ends_every_stream() -> None:
 # What every answer carries
 
 
-class Served(Fleet):
-    """A router that the application closes."""
-
-    def close(self) -> None:
-        return
-
-
 @pytest.fixture
 def client() -> Iterator[TestClient]:
-    app = make_app(Served(), RouterMetrics(("pg1",)))  # type: ignore[arg-type]
+    app = make_app(Scripted(), RouterMetrics(("pg1",)))
     with TestClient(app) as opened:
         yield opened
 

@@ -29,7 +29,8 @@ Reads go to a replica, writes to the primary.
 
 A write answers with a `{TOKEN_HEADER}`. Send it with a read, and the read is answered by a server
 that has that write; without it, a read right after a write may not see it. `{NODE_HEADER}` names
-the server that answered.
+the server that answered. A write whose answer has no token is written all the same: the primary
+was lost before it told how far it was.
 
 Errors are `application/problem+json` (RFC 9457). There is no authentication. A body may have
 64 KiB, a page {PAGE_ROWS} users, a period {PERIOD_MONTHS} months.
@@ -103,7 +104,8 @@ def routes(store: Store) -> APIRouter:
         found, fresh = written.value
         response.status_code = 201 if fresh else 200
         response.headers["Location"] = f"/users/{found.id}"
-        response.headers[TOKEN_HEADER] = written.token
+        if written.token is not None:
+            response.headers[TOKEN_HEADER] = written.token
         response.headers[NODE_HEADER] = written.node
         return UserOut.of(found)
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
-from starlette.concurrency import run_in_threadpool
 
-from pgroute import Router
+from pgroute import AsyncRouter
 from pgroute.metrics import RouterMetrics
 from pgroute.service import api, live, operations, page, problems
 from pgroute.service.guards import BodyLimit, SafeHeaders
-from pgroute.service.heartbeat import Heartbeat
+from pgroute.service.heartbeat import beat
 from pgroute.service.store import Store
 
 # Of the paths and shapes, not of the package.
@@ -20,7 +20,7 @@ API_VERSION = "1"
 
 
 def make_app(
-    router: Router,
+    router: AsyncRouter,
     metrics: RouterMetrics,
     *,
     heartbeat_seconds: float = 0,
@@ -28,22 +28,25 @@ def make_app(
 ) -> FastAPI:
     """The application over an open router, which it closes when it stops.
 
-    ``app.state.live`` is the stream of the page: :meth:`live.Live.end` ends it, so that a
-    shutdown need not wait for people who watch.
+    ``heartbeat_seconds``: 0 for none. ``app.state.live`` is the stream of the page:
+    :meth:`live.Live.end` ends it, so that a shutdown need not wait for people who watch.
     """
     store = Store(router)
     watching = live.Live(router, metrics.registry, store, seconds=live_seconds)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        heartbeat = Heartbeat(router, heartbeat_seconds)
-        heartbeat.start()
+        heart = None
+        if heartbeat_seconds > 0:
+            heart = asyncio.create_task(beat(router, heartbeat_seconds))
         try:
             yield
         finally:
+            if heart is not None:
+                heart.cancel()
+                await asyncio.wait([heart])
             await watching.close()
-            await run_in_threadpool(heartbeat.stop)
-            await run_in_threadpool(router.close)
+            await router.close()
 
     metrics.watch(router)
     app = FastAPI(

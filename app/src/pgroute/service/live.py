@@ -17,10 +17,9 @@ import psycopg
 from fastapi import APIRouter
 from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
-from pgroute import PgrouteError, Router
+from pgroute import AsyncRouter, PgrouteError, Role
 from pgroute.service.models import NodeOut, TopologyOut
 from pgroute.service.problems import Refusal, describe
 from pgroute.service.store import Store
@@ -81,11 +80,12 @@ class Picture(BaseModel):
     partitions: Partitions
 
 
-def topology_of(router: Router) -> TopologyOut:
+def topology_of(router: AsyncRouter) -> TopologyOut:
     """The router's topology, as JSON tells it."""
     topology = router.topology
     addresses = {node.name: f"{node.host}:{node.port}" for node in router.settings.members}
     identifier = topology.fence.system_identifier
+    now = router.clock()
     return TopologyOut(
         system_identifier=None if identifier is None else str(identifier),
         timeline=topology.fence.timeline,
@@ -102,6 +102,11 @@ def topology_of(router: Router) -> TopologyOut:
                 state=state.state,
                 timeline=state.timeline,
                 lag_bytes=state.lag_bytes,
+                lag_seconds=router.fleet.ledger.staleness(state.node, now)
+                if state.role is Role.REPLICA
+                else None,
+                in_use=state.node == router.fleet.primary or state.node in router.fleet.replicas,
+                breaker=router.fleet.breakers[state.node].state,
             )
             for state in topology.nodes
         ],
@@ -127,7 +132,7 @@ class Live:
     """The shared look at the router, once every ``seconds`` while somebody watches."""
 
     def __init__(
-        self, router: Router, registry: CollectorRegistry, store: Store, *, seconds: float
+        self, router: AsyncRouter, registry: CollectorRegistry, store: Store, *, seconds: float
     ) -> None:
         self._router = router
         self._registry = registry
@@ -178,7 +183,7 @@ class Live:
         while self._viewers and not self._ended:
             begun = time.monotonic()
             try:
-                await run_in_threadpool(self._router.refresh)
+                await self._router.refresh()
                 await self._look_at_partitions(begun)
                 picture = self._picture()
             except Exception:  # noqa: BLE001 - no event: the page says that it hears nothing

@@ -95,6 +95,9 @@ class NodeOut(BaseModel):
     state: str = Field(description="a few words")
     timeline: int | None
     lag_bytes: int | None = Field(description="null: not known, which is not zero")
+    lag_seconds: float | None = Field(description="how old its data are at most; null: not known")
+    in_use: bool = Field(description="whether requests are sent to it now")
+    breaker: str = Field(description="closed, open or half_open")
 
 
 class TopologyOut(BaseModel):

@@ -7,12 +7,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import PlainTextResponse, Response
 
-from pgroute import Router
+from pgroute import AsyncRouter
 from pgroute.service.live import topology_of
 from pgroute.service.models import TopologyOut
 
 
-def routes(router: Router, registry: CollectorRegistry) -> APIRouter:
+def routes(router: AsyncRouter, registry: CollectorRegistry) -> APIRouter:
     """``/healthz``, ``/readyz``, ``/topology`` and ``/metrics``."""
     paths = APIRouter()
 

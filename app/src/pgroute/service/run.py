@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import time
@@ -11,13 +12,23 @@ from types import FrameType
 import uvicorn
 from prometheus_client import disable_created_metrics
 
-from pgroute import ConfigurationError, NodeUnavailable, Role, Router, Settings
+from pgroute import (
+    AsyncRouter,
+    ConfigurationError,
+    NodeUnavailable,
+    Role,
+    Settings,
+    Topology,
+    together,
+)
+from pgroute.logs import JsonLines, Log
 from pgroute.metrics import RouterMetrics
 from pgroute.service.app import make_app
 from pgroute.service.live import Live
+from pgroute.tracing import traces
 
 SHUTDOWN_SECONDS = 20
-_ASK_SECONDS = 0.2
+_ASK_SECONDS = 0.1
 
 
 def serve(settings: Settings) -> None:
@@ -28,24 +39,32 @@ def serve(settings: Settings) -> None:
     just now is served: ``/readyz`` says 503 until there is one.
     """
     disable_created_metrics()  # type: ignore[no-untyped-call]
-    metrics = RouterMetrics(tuple(node.name for node in settings.members))
-    router = Router(settings, observer=metrics)
+    if settings.log_format == "json":
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(JsonLines())
     with _listen(settings.listen_address, settings.listen_port) as listening:
-        router.open()
-        try:
-            await_database(router, settings.checkout_timeout_seconds)
-        except BaseException:
-            router.close()
-            raise
-        app = make_app(router, metrics, heartbeat_seconds=settings.heartbeat_seconds)
-        config = uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-        )
-        _Server(config, app.state.live).run(sockets=[listening])
+        asyncio.run(_serve(settings, listening))
+
+
+async def _serve(settings: Settings, listening: socket.socket) -> None:
+    metrics = RouterMetrics(tuple(node.name for node in settings.members))
+    log = Log(slow_query_seconds=settings.slow_query_seconds)
+    router = AsyncRouter(settings, observer=together(metrics, log, traces(settings)))
+    await router.open()
+    try:
+        await _await_database(router, settings.checkout_timeout_seconds)
+    except BaseException:
+        await router.close()
+        raise
+    app = make_app(router, metrics, heartbeat_seconds=settings.heartbeat_seconds)
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+    )
+    await _Server(config, app.state.live).serve([listening])
 
 
 class _Server(uvicorn.Server):
@@ -57,16 +76,11 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, live: Live) -> None:
         super().__init__(config)
         self._live = live
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        await super().serve(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._live.end)
+        self._loop.call_soon_threadsafe(self._live.end)
 
 
 def _listen(address: str, port: int) -> socket.socket:
@@ -78,16 +92,20 @@ def _listen(address: str, port: int) -> socket.socket:
         raise ConfigurationError(f"cannot listen on {address} port {port}: {what}") from None
 
 
-def await_database(router: Router, limit: float) -> None:
+async def _await_database(router: AsyncRouter, limit: float) -> None:
     """Return when a server answers. NodeUnavailable names all of them after ``limit`` seconds."""
     until = time.monotonic() + limit
-    while all(state.role is Role.UNKNOWN for state in router.topology.nodes):
+    while _silent(router.topology):
         if time.monotonic() >= until:
             addresses = {node.name: f"{node.host}:{node.port}" for node in router.settings.members}
-            silent = "; ".join(
+            told = "; ".join(
                 f"{state.node} ({addresses[state.node]}): {state.state}"
                 for state in router.topology.nodes
             )
-            raise NodeUnavailable(f"no database answers within {limit:g} s: {silent}")
-        time.sleep(_ASK_SECONDS)
-        router.refresh()
+            raise NodeUnavailable(f"no database answers within {limit:g} s: {told}")
+        await asyncio.sleep(_ASK_SECONDS)
+        await router.refresh()
+
+
+def _silent(topology: Topology) -> bool:
+    return all(state.role is Role.UNKNOWN for state in topology.nodes)

@@ -76,7 +76,7 @@ def search_users(
         on,
         queries.users(wanted, order=order, descending=descending, after=after, limit=limit + 1),
     )
-    return Page(found[:limit], more=len(found) > limit)
+    return Page.of(found, limit)
 
 
 def add_user(on: Place, first_name: str, *, key: UUID | None = None) -> tuple[User, bool]:

@@ -45,6 +45,11 @@ class Page(Generic[Row]):
     rows: Sequence[Row]
     more: bool
 
+    @classmethod
+    def of(cls, found: Sequence[Row], limit: int) -> Page[Row]:
+        """The page of ``limit`` rows, made of one row more than that, if there is one."""
+        return cls(found[:limit], more=len(found) > limit)
+
 
 class Result(StrEnum):
     """What became of one row of a batch."""

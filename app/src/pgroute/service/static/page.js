@@ -134,8 +134,8 @@ function changesBetween(before, picture) {
     if (!old) continue;
     if (old.role !== node.role) {
       found.push(`${node.name}: ${node.role} now, before ${old.role} (${node.state}).`);
-    } else if (old.healthy !== node.healthy) {
-      found.push(`${node.name}: ${node.healthy ? "in use again" : "not in use"} (${node.state}).`);
+    } else if (old.in_use !== node.in_use) {
+      found.push(`${node.name}: ${node.in_use ? "in use again" : "not in use"} (${stateOf(node)}).`);
     }
   }
   return found;
@@ -156,8 +156,13 @@ function tellChanges(texts, moment) {
 // From numbers to the page
 
 function lookOf(node) {
-  if (!node.healthy) return "trouble";
+  if (!node.in_use) return "trouble";
   return node.role === "primary" ? "primary" : "replica";
+}
+
+function stateOf(node) {
+  if (node.in_use || !node.healthy) return node.state;
+  return `${node.state}, left out for now (breaker ${node.breaker.replace("_", " ")})`;
 }
 
 function chart(name, of) {
@@ -207,6 +212,7 @@ function nodeCard(node) {
       ...facts("address", "Address"),
       ...facts("timeline", "Timeline"),
       ...facts("lag", "Behind the primary"),
+      ...facts("data-age", "Its data"),
       ...facts("pools", "Connections in use"),
     ),
     make("div", { className: "charts" }, chart("per second", "rate"), chart("lag", "lag")),
@@ -216,6 +222,11 @@ function nodeCard(node) {
 function lagOf(node) {
   if (node.role === "primary") return "–";
   return node.lag_bytes === null ? "unknown" : bytes(node.lag_bytes);
+}
+
+function ageOf(node) {
+  if (node.role === "primary") return "–";
+  return node.lag_seconds === null ? "unknown" : `at most ${node.lag_seconds.toFixed(1)} s old`;
 }
 
 function poolsOf(node) {
@@ -234,10 +245,11 @@ function showNode(card, node) {
   card.dataset.look = lookOf(node);
   card.dataset.node = node.name;
   say(part("role"), state.stale ? `was ${node.role}` : node.role);
-  say(part("state"), node.state);
+  say(part("state"), stateOf(node));
   say(part("address"), node.address);
   say(part("timeline"), node.timeline === null ? "unknown" : String(node.timeline));
   say(part("lag"), lagOf(node));
+  say(part("data-age"), ageOf(node));
   say(part("pools"), poolsOf(node));
   const [rate, lag] = card.querySelectorAll(".chart");
   rate.querySelector("path").setAttribute("d", line(points, (point) => point.rate, now, 1));
