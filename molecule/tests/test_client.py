@@ -1,12 +1,47 @@
 """The application nodes: the routing client knows every node, and says so over HTTP and on the command line."""
 
+import json
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from helpers.fleet import Fleet, Variables, eventually
 
 testinfra_hosts = ["ansible://routing_clients"]
+
+# A name that no user of the demo or of a load has, so that rows of these tests are found and removed.
+MARK = "pgfleet-client-verification"
+
+# Writes users through the service and reads each back at once with the token of its write; then all of them once more.
+# It runs on the node. Prints {written: [node], read: [node], later: [node], stale: number of users not found}.
+WRITE_AND_READ = """
+import json, sys, urllib.error, urllib.request
+service, mark, pairs = sys.argv[1], sys.argv[2], int(sys.argv[3])
+told = {"written": [], "read": [], "later": [], "stale": 0}
+
+def read(key, token, nodes):
+    try:
+        with urllib.request.urlopen(urllib.request.Request(f"{service}/users/{key}", headers={"Consistency-Token": token}), timeout=10) as answer:
+            nodes.append(answer.headers["Served-By"])
+    except urllib.error.HTTPError as error:
+        if error.code != 404:
+            raise
+        told["stale"] += 1
+
+written = []
+for _ in range(pairs):
+    request = urllib.request.Request(
+        f"{service}/users", data=json.dumps({"first_name": mark}).encode(), headers={"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        told["written"].append(answer.headers["Served-By"])
+        written.append((json.load(answer)["id"], answer.headers["Consistency-Token"]))
+    read(*written[-1], told["read"])
+for key, token in written:
+    read(key, token, told["later"])
+print(json.dumps(told))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +79,47 @@ def test_the_service_counts_the_reads_it_routes_to_replicas(fleet: Fleet, name: 
             for labels, value in counted if 'role="replica"' in labels and float(value) > 0
         }
     eventually(lambda: reads() == set(replicas), seconds=60, what="a heartbeat read on every replica")
+
+
+@pytest.fixture(scope="module")
+def pairs(fleet: Fleet, service: str, primary: str, database: str) -> Iterator[dict[str, Any]]:
+    """What 200 writes through the service and the reads behind them told; their rows are gone again afterwards."""
+    node = fleet.group("routing_clients")[0]
+    yield json.loads(fleet.node(node).check_output("python3 -c %s %s %s 200", WRITE_AND_READ, service, MARK))
+    fleet.psql(primary, f"DELETE FROM tbl_users WHERE first_name = '{MARK}'", database=database)
+
+
+def test_every_write_through_the_service_goes_to_the_primary(pairs: dict[str, Any], primary: str) -> None:
+    assert pairs["written"] == [primary] * 200
+
+
+def test_no_read_with_the_token_of_a_write_misses_that_write(pairs: dict[str, Any]) -> None:
+    assert pairs["stale"] == 0
+    assert (len(pairs["read"]), len(pairs["later"])) == (200, 200)
+
+
+def test_reads_with_a_token_come_from_replicas_once_they_are_there(pairs: dict[str, Any], replicas: list[str]) -> None:
+    assert set(pairs["later"]) & set(replicas)
+
+
+def test_the_service_tells_the_topology(fleet: Fleet, name: str, service: str) -> None:
+    status, text = fleet.fetch(name, f"{service}/topology")
+    assert status == 200
+    assert {node["name"]: node["role"] for node in json.loads(text)["nodes"]} == fleet.roles
+
+
+def test_the_page_and_the_interface_are_served(fleet: Fleet, name: str, service: str) -> None:
+    status, page = fleet.fetch(name, f"{service}/")
+    assert status == 200
+    assert "<!doctype html>" in page.lower()
+    status, interface = fleet.fetch(name, f"{service}/openapi.json")
+    assert status == 200
+    assert {"/users", "/sales", "/topology"} <= set(json.loads(interface)["paths"])
+
+
+def test_the_doctor_finds_nothing_wrong(fleet: Fleet, name: str) -> None:
+    found = fleet.node(name).run("pgroute doctor")
+    assert found.rc == 0, found.stdout
 
 
 def test_the_service_runs_as_a_user_of_its_own(fleet: Fleet, name: str, variables: Variables) -> None:
