@@ -18,11 +18,12 @@ from pgroute.errors import (
     NodeUnavailable,
     NoPrimary,
     NoReadableNode,
+    PgrouteError,
     RouterClosed,
     SplitBrain,
     TokenNotReached,
 )
-from pgroute.observer import Fault, Reason, Wait
+from pgroute.observer import Fault, Purpose, Reason, Wait
 
 
 def lease_read(router: Base, holder: Holder, avoid: frozenset[str] = frozenset()) -> Steps[Any]:
@@ -30,6 +31,14 @@ def lease_read(router: Base, holder: Holder, avoid: frozenset[str] = frozenset()
 
     Raises RoutingError and TokenError.
     """
+    try:
+        return (yield from _find_reader(router, holder, avoid))
+    except PgrouteError as error:
+        router.observer.refused(Purpose.READ, error)
+        raise
+
+
+def _find_reader(router: Base, holder: Holder, avoid: frozenset[str]) -> Steps[Any]:
     router.require_open()
     plan = holder.plan or PLAIN
     started = router.clock()
@@ -80,6 +89,17 @@ def lease_primary(
 
     Raises SplitBrain at once; NoPrimary or NodeUnavailable when the time is up.
     """
+    try:
+        return (yield from _find_primary(router, holder, read_only, reason, until))
+    except PgrouteError as error:
+        if not read_only:  # else lease_read tells
+            router.observer.refused(Purpose.WRITE, error)
+        raise
+
+
+def _find_primary(
+    router: Base, holder: Holder, read_only: bool, reason: Reason, until: float | None
+) -> Steps[Any]:
     router.require_open()
     fleet, started = router.fleet, router.clock()
     limit = min(holder.limit, router.settings.checkout_timeout_seconds)

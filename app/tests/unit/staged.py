@@ -16,7 +16,7 @@ from pgroute import Role, Router, Settings
 from pgroute.commit import Commit
 from pgroute.core.topology import Answer, Observation, Silence
 from pgroute.lease import Front
-from pgroute.observer import Doubt, Fault, Reason, Silent
+from pgroute.observer import Doubt, Fault, Purpose, Reason, Silent
 from pgroute.pool import NodePool
 
 IDLE, ACTIVE, IN_TRANSACTION, FAILED, LOST = range(5)
@@ -142,6 +142,10 @@ class Noted(Silent):
         self.doubts: list[Doubt] = []
         self.spills: list[tuple[Reason, bool]] = []
         self.misroutes: list[str] = []
+        self.refusals: list[tuple[Purpose, str]] = []
+
+    def refused(self, purpose: Purpose, error: Exception) -> None:
+        self.refusals.append((purpose, type(error).__name__))
 
     def routed(self, node: str, role: Role, reason: Reason) -> None:
         self.routes.append((node, role, reason))

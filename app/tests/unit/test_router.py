@@ -30,6 +30,7 @@ from pgroute import (
     UnknownContract,
 )
 from pgroute.core.topology import Answer, Silence
+from pgroute.observer import Purpose
 
 from .staged import (
     ALL_WELL,
@@ -216,6 +217,21 @@ def test_reads_that_spill_are_capped() -> None:
     with pytest.raises(ContractNotMet, match="2 reads per second"):
         node_of(router.read(after=TOKEN))
     assert router.noted.spills[-1] == (Reason.TOKEN_NOT_REACHED, False)
+
+
+def test_every_refusal_is_told_once() -> None:
+    router = Staged(tuple(Silence(node, "gone") for node in ("pg1", "pg2", "pg3")))
+    with pytest.raises(NoPrimary):
+        node_of(router.write())
+    with pytest.raises(NoReadableNode):
+        node_of(router.read())
+    with pytest.raises(NodeUnavailable):
+        node_of(router.read(node="pg9"))
+    assert router.noted.refusals == [
+        (Purpose.WRITE, "NoPrimary"),
+        (Purpose.READ, "NoReadableNode"),
+        (Purpose.READ, "NodeUnavailable"),
+    ]
 
 
 def test_strong_reads_are_not_capped() -> None:
