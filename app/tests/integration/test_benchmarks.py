@@ -1,0 +1,64 @@
+"""The benchmarks run and measure what they say. Nothing is timed here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks.figures import FIGURES, compare
+from benchmarks.fleet import reached_directly
+from benchmarks.memory import measure_memory
+from benchmarks.plot import bars
+from benchmarks.proxies import start_proxies
+from benchmarks.reads import measure_reads, measure_writes
+from pgroute import Settings
+from tests.servers import Servers
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def settings(servers: Servers) -> Iterator[Settings]:
+    """The servers at their container's address, where the proxies listen, too."""
+    yield reached_directly(servers, pool_max_size=60)
+    servers.make_anew()  # the proxies end with it, and so do the rows written
+
+
+def test_every_way_to_read_gives_the_row(servers: Servers, settings: Settings) -> None:
+    proxies = start_proxies(servers, listen="*")
+    found = measure_reads(settings, proxies, rounds=2, calls=5)
+    names = [each.name for each in found]
+    assert len(set(names)) == len(names)
+    for expected in ("pgroute read()", "pgroute read(), async", "hasql 0.10 on asyncpg"):
+        assert expected in names
+    assert [each.name for each in found if "Pg" in each.name] == [proxy.name for proxy in proxies]
+    assert all(getattr(each, figure).microseconds > 0 for each in found for figure in FIGURES)
+
+
+def test_every_way_to_write_writes(servers: Servers, settings: Settings) -> None:
+    found = measure_writes(settings, rounds=2, calls=5)
+    rows = servers.sql(
+        "pg1", "select count(*) from tbl_users where first_name = 'measured'", database="app"
+    )
+    assert int(rows) >= 2 * 5 * len(found)
+
+
+def test_a_connection_costs_memory(settings: Settings) -> None:
+    memory = measure_memory(settings, repeats=1)
+    assert memory.idle_router > 0
+    assert memory.connection_of_a_router > 0
+
+
+def test_ratios_are_of_the_same_round() -> None:
+    rounds = [{"raw": [1.0] * 10, "other": [2.0] * 10}, {"raw": [10.0] * 10, "other": [20.0] * 10}]
+    (found,) = compare(rounds, {"other": "raw"})
+    assert json.dumps([getattr(found, figure).ratio for figure in FIGURES]) == "[2.0, 2.0, 2.0]"
+
+
+def test_plot_shows_every_path_and_escapes_its_name() -> None:
+    drawn = bars("Title", [("a < b", 1.5), ("pgroute", 1.04)], highlight="pgroute")
+    assert "a &lt; b" in drawn
+    assert drawn.count('class="ours"') == 1
+    assert drawn.index("pgroute</text>") < drawn.index("a &lt; b</text>")
