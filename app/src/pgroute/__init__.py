@@ -21,10 +21,15 @@ from pgroute.errors import (
     ContractNotMet,
     DeadlineExceeded,
     ForeignToken,
+    LoadFailed,
     MalformedToken,
     NodeUnavailable,
+    NoLeaf,
     NoPrimary,
     NoReadableNode,
+    NotPartitioned,
+    PartitionError,
+    PartitionMismatch,
     PgrouteError,
     RouterClosed,
     RoutingError,
@@ -32,10 +37,12 @@ from pgroute.errors import (
     TokenError,
     TokenNotReached,
     TokenUnproven,
+    UncomputableKey,
     UnknownContract,
 )
 from pgroute.keys import created_at, new_key
 from pgroute.observer import Fault, Observer, Reason, together
+from pgroute.partitions import Partitions
 from pgroute.results import NoSuchRow, Result
 from pgroute.router import Router
 from pgroute.session import AsyncSession, Session
@@ -54,7 +61,9 @@ __all__ = [
     "Fault",
     "ForeignToken",
     "LeastInFlight",
+    "LoadFailed",
     "MalformedToken",
+    "NoLeaf",
     "NoPrimary",
     "NoReadableNode",
     "NoSuchRow",
@@ -63,7 +72,11 @@ __all__ = [
     "NodeState",
     "NodeStats",
     "NodeUnavailable",
+    "NotPartitioned",
     "Observer",
+    "PartitionError",
+    "PartitionMismatch",
+    "Partitions",
     "PgrouteError",
     "Policy",
     "PowerOfTwo",
@@ -83,6 +96,7 @@ __all__ = [
     "TokenNotReached",
     "TokenUnproven",
     "Topology",
+    "UncomputableKey",
     "UnknownContract",
     "Weighted",
     "created_at",

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from pgroute.errors import NotPartitioned, PartitionMismatch, UncomputableKey
+from pgroute import NotPartitioned, PartitionMismatch, UncomputableKey
 from pgroute.partitions import Partitions, load, routing
 from pgroute.partitions.check import draw
 from pgroute.partitions.report import report, tables
