@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from random import Random
 from typing import Any, Protocol, TypeVar
@@ -31,8 +32,9 @@ from pgroute.core.topology import Role, Topology
 from pgroute.core.trail import Trail
 from pgroute.errors import NodeUnavailable, RouterClosed, TokenNotReached
 from pgroute.fleet import Fleet
+from pgroute.instruments import instruments
 from pgroute.lease import Front
-from pgroute.observer import Fault, Observer, Reason, Silent
+from pgroute.observer import Fault, Observer, Reason
 from pgroute.routes import PoolStats, Route, Routes, picker
 from pgroute.statements import Route as Lane
 from pgroute.statements import Statements
@@ -129,7 +131,7 @@ class Base(ABC):
             settings = where
         self.settings = settings
         self.clock = clock
-        self.observer: Observer = observer or Silent()
+        self.observer: Observer = observer or instruments(settings)
         self.statements = statements or Statements(clock=clock)
         self.random = random or Random()  # noqa: S311 - spreads load, guards nothing
         self.policy = policy or POLICIES[settings.policy](self.random)
@@ -393,6 +395,13 @@ class Base(ABC):
     def cut_reads(self, node: str) -> None:
         """Cut whoever waits for an answer to a read from a silent node."""
         self._cut(self.pools_by_key[node, True], "it is silent", busy_only=True)
+
+    def abandon(self, node: str) -> None:
+        """Let nobody wait for a connection to a silent node: others may give one at once."""
+        for read_only in (True, False):
+            if self.pools_by_key[node, read_only].waiting:
+                self.fleet.in_background(partial(self.renew, node))
+                return
 
     def cut_writes(self, node: str) -> None:
         """Cut whoever writes on a node that is the primary no more."""

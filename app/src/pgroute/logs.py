@@ -140,15 +140,14 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=str, ensure_ascii=False)
 
 
-def write_logs(stream: TextIO, *, form: str = "text", level: int = logging.INFO) -> logging.Handler:
-    """Send the process's log to ``stream``, ``form`` "text" or "json"; the handler added.
+def write_logs(stream: TextIO, *, form: str = "text", level: int = logging.WARNING) -> None:
+    """Send the process's log to ``stream`` and nowhere else, ``form`` "text" or "json".
 
-    For a program's own start: a library that uses pgroute leaves this to its user.
+    ``level``: of what pgroute says; others are heard from WARNING on. For a program's own start: a
+    library that uses pgroute leaves this to its user.
     """
     handler = logging.StreamHandler(stream)
-    plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    plain = logging.Formatter("%(levelname)s %(message)s")
     handler.setFormatter(JsonLines() if form == "json" else plain)
-    root = logging.getLogger()
-    root.addHandler(handler)
-    root.setLevel(level)
-    return handler
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    _log.setLevel(level)

@@ -126,23 +126,30 @@ def test_a_level_that_is_off_costs_no_text(written: Written) -> None:
 
 @pytest.fixture
 def root() -> Iterator[logging.Logger]:
-    logger = logging.getLogger()
-    handlers, level = list(logger.handlers), logger.level
+    logger, ours = logging.getLogger(), logging.getLogger("pgroute")
+    handlers, levels = list(logger.handlers), (logger.level, ours.level)
+    logger.handlers[:] = []  # what is closed by force is not pytest's
     yield logger
     logger.handlers[:] = handlers
-    logger.setLevel(level)
+    logger.setLevel(levels[0])
+    ours.setLevel(levels[1])
 
 
 @pytest.mark.usefixtures("root")
 def test_a_program_chooses_json_lines_or_text() -> None:
     shown, plain = io.StringIO(), io.StringIO()
-    write_logs(shown, form="json")
-    write_logs(plain)
+    write_logs(shown, form="json", level=logging.INFO)
     try:
         raise ValueError("wrong")
     except ValueError:
         logging.getLogger("pgroute.test").exception("it said %d", 7)
-    line = json.loads(shown.getvalue())
-    assert (line["level"], line["message"]) == ("error", "it said 7")
-    assert "ValueError: wrong" in line["exception"]
-    assert "ERROR pgroute.test: it said 7" in plain.getvalue()
+    logging.getLogger("pgroute").info("heard")
+    logging.getLogger("others").info("not heard")
+    write_logs(plain)
+    logging.getLogger("pgroute").warning("in words")
+    logging.getLogger("pgroute").info("not heard")
+    first, second = (json.loads(line) for line in shown.getvalue().splitlines())
+    assert (first["level"], first["message"]) == ("error", "it said 7")
+    assert "ValueError: wrong" in first["exception"]
+    assert second["message"] == "heard"
+    assert plain.getvalue() == "WARNING in words\n"
