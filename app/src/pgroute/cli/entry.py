@@ -13,6 +13,7 @@ from pgroute.cli.demo import demo
 from pgroute.cli.doctor import doctor
 from pgroute.cli.explain import explain
 from pgroute.cli.load import load
+from pgroute.cli.partitions import partitions
 from pgroute.cli.serve import serve
 from pgroute.cli.status import status
 from pgroute.errors import ConfigurationError, PgrouteError
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _command in (status, doctor, demo, load, serve, chaos, explain):
+for _command in (status, doctor, demo, load, partitions, explain, serve, chaos):
     app.command()(_command)
 
 

@@ -15,8 +15,13 @@ from pgroute.router import Router
 def load(count: Annotated[int, typer.Argument(min=1, help="Users to add.")]) -> None:
     """Add users with COPY: UUIDv7 keys and made-up names."""
 
+    told = 0
+
     def progress(rows: int) -> None:
-        typer.echo(f"  {rows:,} of {count:,} rows")
+        nonlocal told
+        if rows != told:
+            told = rows
+            typer.echo(f"  {rows:,} of {count:,} rows")
 
     with Router(Settings.from_environment()) as router:
         done = load_users(router, count, random=SystemRandom(), progress=progress)

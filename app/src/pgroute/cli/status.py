@@ -2,39 +2,57 @@
 
 from __future__ import annotations
 
+import json
+import sys
+import time
+from typing import Annotated
+
 import typer
 
+from pgroute.cli.picture import Picture, look, look_closely, watcher
 from pgroute.config import Settings
 from pgroute.errors import PgrouteError
 from pgroute.router import Router
-from pgroute.text import size, table
-from pgroute.topology import Role, Topology
+
+_HOME_AND_CLEAR = "\x1b[H\x1b[2J"
 
 
-def status() -> None:
+def status(
+    watch: Annotated[
+        float | None, typer.Option(min=0.1, help="Seconds between two looks, until interrupted.")
+    ] = None,
+    looks: Annotated[
+        int | None, typer.Option("--count", min=1, help="With --watch: stop after so many looks.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
     """Show every node with its role, timeline, lag and state; exit 1 without a primary."""
     settings = Settings.from_environment()
-    with Router(settings) as router:
-        topology = router.topology
-    typer.echo(describe(topology, settings))
-    if topology.primary is None:
-        raise PgrouteError(topology.problem or "no primary")
+    if watch is not None:
+        picture = _watch(settings, watch, looks, as_json)
+    else:
+        with Router(settings) as router:
+            picture = look(router)
+        typer.echo(json.dumps(picture.data(), indent=2) if as_json else picture.table())
+    if picture is not None and picture.primary is None:
+        raise PgrouteError(picture.problem or "no primary")
 
 
-def describe(topology: Topology, settings: Settings) -> str:
-    """The topology as a table, with the cluster's system identifier above it."""
-    addresses = {node.name: f"{node.host}:{node.port}" for node in settings.members}
-    rows = [
-        (
-            state.node,
-            addresses[state.node],
-            state.role,
-            state.timeline,
-            size(state.lag_bytes) if state.role is Role.REPLICA else None,
-            state.state,
-        )
-        for state in topology.nodes
-    ]
-    header = ("node", "address", "role", "timeline", "lag", "state")
-    identifier = topology.fence.system_identifier or "unknown"
-    return f"Cluster {identifier}\n\n{table(header, rows, indent=0)}"
+def _watch(settings: Settings, seconds: float, looks: int | None, as_json: bool) -> Picture | None:
+    """The last picture, None when interrupted: then nobody asks for an exit code."""
+    begin = _HOME_AND_CLEAR if sys.stdout.isatty() and not as_json else ""
+    shown = 0
+    with Router(watcher(settings)) as router:
+        try:
+            while True:
+                started = time.monotonic()
+                router.fleet.want()
+                picture = look_closely(router, settings.application_name)
+                text = json.dumps(picture.data()) if as_json else picture.wide_table() + "\n"
+                typer.echo(f"{begin}{text}")
+                shown += 1
+                if shown == looks:
+                    return picture
+                time.sleep(max(0.0, seconds - (time.monotonic() - started)))
+        except KeyboardInterrupt:
+            return None
