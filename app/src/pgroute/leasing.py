@@ -69,8 +69,12 @@ def _find_reader(router: Base, holder: Holder, avoid: frozenset[str]) -> Steps[A
         if then is Then.REFUSE:
             raise _refusal(router, plan, chosen)
         reason = _spill_reason(plan.contract, chosen)
-        if then is not Then.PRIMARY:
-            _pay_for_spilling(router, reason, chosen)
+        if then is not Then.PRIMARY and not _may_spill(router, reason):
+            if waited or left <= 0 or not chosen.waitable:
+                raise _capped(router, chosen)
+            yield from _until_met(router, plan, tried, then, left)  # a replica may have it soon
+            waited = True
+            continue
         try:
             connection = yield from lease_primary(
                 router, holder, read_only=True, reason=plan.reason or reason, until=until
@@ -273,14 +277,15 @@ def _spill_reason(contract: Contract, chosen: Selection) -> Reason:
     return Reason.TOKEN_NOT_REACHED
 
 
-def _pay_for_spilling(router: Base, reason: Reason, chosen: Selection) -> None:
+def _may_spill(router: Base, reason: Reason) -> bool:
     allowed = router.spill_cap.try_take(router.clock())
     router.observer.spilled(reason, allowed)
-    if not allowed:
-        rate = router.settings.spill_reads_per_second
-        raise ContractNotMet(
-            f"{chosen.why}, and {rate:g} reads per second go to the primary already"
-        )
+    return allowed
+
+
+def _capped(router: Base, chosen: Selection) -> ContractNotMet:
+    rate = router.settings.spill_reads_per_second
+    return ContractNotMet(f"{chosen.why}, and {rate:g} reads per second go to the primary already")
 
 
 def _refusal(router: Base, plan: Plan, chosen: Selection) -> ContractNotMet | NoReadableNode:

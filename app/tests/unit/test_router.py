@@ -215,7 +215,7 @@ def test_reads_that_spill_are_capped() -> None:
     router = Staged(BEHIND, spill_reads_per_second=2)
     assert [node_of(router.read(after=TOKEN)) for _ in range(2)] == ["pg1", "pg1"]
     with pytest.raises(ContractNotMet, match="2 reads per second"):
-        node_of(router.read(after=TOKEN))
+        node_of(router.read(after=TOKEN, token_timeout=0))
     assert router.noted.spills[-1] == (Reason.TOKEN_NOT_REACHED, False)
 
 

@@ -216,6 +216,17 @@ def test_a_write_that_may_be_lost_is_told_once() -> None:
     assert router.token().timeline == 2
 
 
+def test_a_read_that_may_not_spill_waits_for_a_replica() -> None:
+    behind = (PRIMARY, Answer("pg2", True, 1, 7, 990, True), Answer("pg3", True, 1, 7, 990, True))
+    router = Staged(behind, behind, ALL_WELL, spill_reads_per_second=1)
+    nodes = []
+    for _ in range(2):
+        with router.read(after=Token(7, 1, 1000)) as connection:
+            nodes.append(connection.node)
+    assert nodes[0] == "pg1"
+    assert nodes[1] in ("pg2", "pg3")
+
+
 def test_a_policy_by_latency_leaves_a_slow_server() -> None:
     router = Staged(ALL_WELL, policy="power_of_two")
     for _ in range(3):
