@@ -8,35 +8,41 @@ load tops tbl_users up to the asked number of rows beside the five.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass, field
 from datetime import date
 from decimal import Decimal
 from random import Random
 from uuid import UUID
 
-from pgroute.errors import RoutingError
-from pgroute.keys import created_at, new_key
+from pgroute import Role, Router, RoutingError, Token, Topology, created_at, new_key
+from pgroute.examples.shop import (
+    NewUser,
+    Result,
+    Sale,
+    SalesMonth,
+    add_sale,
+    add_users,
+    sales_by_month,
+    unit_of_work,
+)
 from pgroute.load import load_users
-from pgroute.lsn import Token
 from pgroute.people import FIVE
-from pgroute.router import Router
 from pgroute.text import table
-from pgroute.topology import Role, Topology
 
 # Any fixed number: two demos at once take turns.
 _LOCK = 0x7067726F757465
 _LEAF_COUNT = 4
 
-SALES: tuple[tuple[int, date, Decimal], ...] = (
-    (1, date(2023, 1, 15), Decimal("1250.00")),
-    (2, date(2023, 4, 2), Decimal("89.90")),
-    (3, date(2023, 8, 21), Decimal("430.50")),
-    (4, date(2023, 12, 31), Decimal("2199.99")),
-    (5, date(2024, 1, 1), Decimal("310.00")),
-    (6, date(2024, 2, 29), Decimal("75.25")),
-    (7, date(2024, 7, 14), Decimal("1640.00")),
-    (8, date(2024, 11, 29), Decimal("520.80")),
+SALES: tuple[Sale, ...] = (
+    Sale(1, date(2023, 1, 15), Decimal("1250.00")),
+    Sale(2, date(2023, 4, 2), Decimal("89.90")),
+    Sale(3, date(2023, 8, 21), Decimal("430.50")),
+    Sale(4, date(2023, 12, 31), Decimal("2199.99")),
+    Sale(5, date(2024, 1, 1), Decimal("310.00")),
+    Sale(6, date(2024, 2, 29), Decimal("75.25")),
+    Sale(7, date(2024, 7, 14), Decimal("1640.00")),
+    Sale(8, date(2024, 11, 29), Decimal("520.80")),
 )
 
 _LEAVES = """
@@ -119,7 +125,8 @@ class Demo:
     # Five users
 
     def _five_users(self) -> None:
-        with self.router.write() as connection:
+        with unit_of_work(self.router) as unit:
+            connection = unit.connection
             node = connection.node
             connection.execute("select pg_advisory_xact_lock(%s)", (_LOCK,))
             known = {
@@ -129,12 +136,16 @@ class Demo:
                     (list(FIVE),),
                 )
             }
-            missing = [(new_key(), name) for name in FIVE if name not in known]
-            with connection.cursor() as cursor:
-                cursor.executemany("insert into tbl_users values (%s, %s)", missing)
-        token = self.router.token()
+            missing = [NewUser(new_key(), name) for name in FIVE if name not in known]
+            outcomes = add_users(unit, missing)
+        token = unit.token()
         self._title(f"1. Five users with UUIDv7 keys: {_done(len(missing), len(FIVE), node)}")
 
+        if outcomes:
+            self._check(
+                all(outcome.result is Result.INSERTED for outcome in outcomes),
+                "each of those that were missing is written",
+            )
         lines: list[tuple[object, ...]] = []
         spread: dict[str, int] = {}
         nodes = set()
@@ -170,20 +181,21 @@ class Demo:
     # Eight sales
 
     def _eight_sales(self) -> None:
-        with self.router.write() as connection:
+        with unit_of_work(self.router) as unit:
+            connection = unit.connection
             node = connection.node
             connection.execute("select pg_advisory_xact_lock(%s)", (_LOCK,))
-            ids = [sale[0] for sale in SALES]
+            ids = [sale.order_id for sale in SALES]
             known = {
                 row[0]
                 for row in connection.execute(
                     "select order_id from sales where order_id = any(%s)", (ids,)
                 )
             }
-            missing = [sale for sale in SALES if sale[0] not in known]
-            with connection.cursor() as cursor:
-                cursor.executemany("insert into sales values (%s, %s, %s)", missing)
-        token = self.router.token()
+            missing = [sale for sale in SALES if sale.order_id not in known]
+            for sale in missing:
+                add_sale(unit, sale)
+        token = unit.token()
         self._title(f"2. Eight sales of 2023-24: {_done(len(missing), len(SALES), node)}")
 
         with self.router.read(after=token, token_timeout=self.catch_up_seconds) as connection:
@@ -198,6 +210,7 @@ class Demo:
                 "order by 1, 2",
                 (ids,),
             ).fetchall()
+            months = sales_by_month(connection, SALES[0].order_date, SALES[-1].order_date)
         self.say(
             table(
                 ("year", "partition", "sales", "sum", "node"),
@@ -207,12 +220,41 @@ class Demo:
                 ],
             )
         )
-        self._check(rows == list(SALES), "the eight sales are there once each, as written")
+        self._months(months)
+        self._check(
+            rows == [astuple(sale) for sale in SALES],
+            "the eight sales are there once each, as written",
+        )
         self._check(
             [(year, leaf, total) for year, leaf, _, total in found] == _sums_per_year(),
             "each year's sum is right and lies in its own partition",
         )
         self._check_answered_by_replicas({connection.node})
+
+    def _months(self, months: Sequence[SalesMonth]) -> None:
+        """All sales of the two years, also those of others."""
+        self.say("")
+        self.say(
+            table(
+                ("month", "sales", "sum", "running total", "average of 3", "% of its year"),
+                [
+                    (
+                        f"{month.month:%Y-%m}",
+                        month.orders,
+                        float(month.amount),
+                        float(month.running_total),
+                        float(month.moving_average),
+                        None if month.share_of_year is None else float(100 * month.share_of_year),
+                    )
+                    for month in months
+                    if month.orders
+                ],
+            )
+        )
+        self._check(
+            months[-1].running_total == sum(month.amount for month in months),
+            "the running total ends with the sum of all months",
+        )
 
     # Many users
 
@@ -314,8 +356,12 @@ def _moment(key: UUID) -> str:
 
 
 def _sums_per_year() -> list[tuple[str, str, Decimal]]:
-    years = sorted({day.year for _, day, _ in SALES})
+    years = sorted({sale.order_date.year for sale in SALES})
     return [
-        (str(year), f"sales_{year}", sum((a for _, d, a in SALES if d.year == year), Decimal(0)))
+        (
+            str(year),
+            f"sales_{year}",
+            sum((s.order_amount for s in SALES if s.order_date.year == year), Decimal(0)),
+        )
         for year in years
     ]
