@@ -57,13 +57,14 @@ class AsyncRouter(Base):
         if self.opened:
             raise RouterClosed("a router is opened once")
         self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Future[None]] = set()
         self.opened = True
         self.fleet.start()
         # The first answers include connecting, which later ones do not.
         settings = self.settings
         await self._asked(settings.connect_timeout_seconds + settings.probe_timeout_seconds)
         self.routes_changed()
-        self._soon(self._learn_statements())
+        self._soon(self._learn_statements)
 
     async def warm_up(self, timeout: float = 5.0) -> None:
         """Have ``pool_min_size`` connections for reads on the replicas and for writes on the
@@ -81,6 +82,9 @@ class AsyncRouter(Base):
         while self.busy() and self.clock() < until:
             await asyncio.sleep(0.005)
         await asyncio.to_thread(self.fleet.stop, timeout)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for pool in self.pools_by_key.values():
             await pool.close(max(until - self.clock(), 0.1))
 
@@ -326,39 +330,47 @@ class AsyncRouter(Base):
 
     # The fleet's crew, from other threads
 
-    def _soon(self, work: Coroutine[Any, Any, None]) -> Future[None] | None:
-        """Begin ``work`` in the loop; None when the loop is closed."""
+    def _soon(self, work: Callable[[], Coroutine[Any, Any, None]]) -> Future[None]:
+        """Begin ``work()`` in the loop; the future is done when it has ended in whatever way."""
+        done: Future[None] = Future()
 
         async def quietly() -> None:
-            with suppress(psycopg.Error, PgrouteError, OSError):
-                await work
+            try:
+                with suppress(psycopg.Error, PgrouteError, PoolTimeout, PoolClosed, OSError):
+                    await work()
+            finally:
+                done.set_result(None)
+
+        def begin() -> None:
+            task = asyncio.ensure_future(quietly())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
         try:
-            return asyncio.run_coroutine_threadsafe(quietly(), self._loop)
-        except RuntimeError:
-            work.close()
-            return None
+            self._loop.call_soon_threadsafe(begin)
+        except RuntimeError:  # the loop is closed
+            done.set_result(None)
+        return done
 
     def renew(self, node: str, *, writes_only: bool = False) -> None:
         """Use no connection to ``node`` again that was made until now."""
         for read_only in (False,) if writes_only else (False, True):
             pool = self.pools_by_key[node, read_only]
             pool.outdate()
-            self._soon(pool.renew())
+            self._soon(pool.renew)
 
     def warm(self, node: str, limit: float) -> None:
         """Have connections to ``node`` ready. Not from the loop's thread: it waits."""
         if self.closed or not self.settings.pool_sizes(read_only=True)[0]:
             return
-        begun = self._soon(self.pools_by_key[node, True].warm_up(limit))
-        if begun is not None:
-            with suppress(PoolTimeout, PoolClosed, FutureTimeout):
-                begun.result(limit + 0.1)
+        pool = self.pools_by_key[node, True]
+        with suppress(FutureTimeout):
+            self._soon(lambda: pool.warm_up(limit)).result(limit + 0.1)
 
     def sweep(self, now: float) -> None:
         """Put idle connections away; learn what statements do."""
         if not self.closed:
-            self._soon(self._sweep(now))
+            self._soon(lambda: self._sweep(now))
 
     async def _sweep(self, now: float) -> None:
         for pool in self.pools_by_key.values():

@@ -51,6 +51,9 @@ class Crew(Protocol):
     def cut_reads(self, node: str) -> None:
         """Cut whoever waits for a read on a server that is silent. Called as ``watch``."""
 
+    def abandon(self, node: str) -> None:
+        """Let nobody wait for a connection to a silent server."""
+
     def cut_writes(self, node: str) -> None:
         """Cut whoever writes on a server that is the primary no more. Called as ``watch``."""
 
@@ -240,6 +243,7 @@ class Fleet:
         self._choose()
         eject_after = self.settings.eject_after_seconds
         for name, since in self._silent_since.items():
+            self._crew.abandon(name)
             if now - since >= eject_after:
                 self._crew.cut_reads(name)
         self._crew.watch(now)

@@ -1,0 +1,464 @@
+"""What callers get while servers fail, from both routers."""
+# ruff: noqa: ARG001, PT012, SIM117 - what happens within a block, and how it ends, is tested
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg_pool import TooManyRequests
+
+from pgroute import (
+    CommitUnknown,
+    DeadlineExceeded,
+    NodeUnavailable,
+    PgrouteError,
+    Settings,
+    new_key,
+)
+from pgroute.observer import Doubt, Silent
+from pgroute.statements import Route, Statements
+from tests.servers import Servers, eventually, whole
+
+from .fronts import FRONTS, opened
+
+pytestmark = pytest.mark.integration
+
+INSERT = "insert into tbl_users values (%s, %s)"
+COUNT = "select count(*) from tbl_users where id = %s"
+
+
+class Noted(Silent):
+    """Remembers what became of doubtful commits, and what was tried again."""
+
+    def __init__(self) -> None:
+        self.doubts: list[Doubt] = []
+        self.misroutes = 0
+
+    def in_doubt(self, node: str, outcome: Doubt) -> None:
+        self.doubts.append(outcome)
+
+    def misrouted(self, node: str, statement: str) -> None:
+        self.misroutes += 1
+
+
+@pytest.fixture
+def noted() -> Noted:
+    return Noted()
+
+
+@pytest.fixture(params=FRONTS)
+def router(request: pytest.FixtureRequest, servers: Servers, noted: Noted) -> Iterator[Any]:
+    with opened(request.param, servers.settings(), observer=noted) as found:
+        eventually(lambda: whole(found), what="a primary and two healthy replicas")
+        yield found
+
+
+def rows(servers: Servers, key: Any, node: str = "pg1") -> str:
+    return servers.sql(node, f"select count(*) from tbl_users where id = '{key}'", database="app")
+
+
+def terminate(servers: Servers, what: str, node: str = "pg1") -> None:
+    """End the session that runs ``what``, once it does."""
+    where = f"query ilike '%{what}%' and pid <> pg_backend_pid() and state = 'active'"
+    eventually(
+        lambda: servers.sql(
+            node, f"select pg_terminate_backend(pid) from pg_stat_activity where {where}"
+        ),
+        what=f"{what} is under way",
+        seconds=30,
+    )
+
+
+def in_thread(act: Any) -> threading.Thread:
+    thread = threading.Thread(target=act)
+    thread.start()
+    return thread
+
+
+# Frozen servers
+
+
+def test_reads_leave_a_frozen_replica_within_a_second(servers: Servers, router: Any) -> None:
+    for _ in range(4):
+        router.execute("select 1")
+    servers.signal("pg2", "STOP")
+    try:
+        frozen_at = last_trouble = time.monotonic()
+        while time.monotonic() < frozen_at + 3:
+            started = time.monotonic()
+            try:
+                with router.read() as connection:
+                    connection.execute("select 1")
+            except (PgrouteError, psycopg.Error):
+                last_trouble = time.monotonic()
+            if time.monotonic() - started > 0.2:
+                last_trouble = time.monotonic()
+            time.sleep(0.002)
+        assert last_trouble - frozen_at < 2  # about 0.7 s on a quiet machine
+        assert router.topology.replicas == ("pg3",)
+    finally:
+        servers.signal("pg2", "CONT")
+    eventually(lambda: whole(router) and "pg2" in router.fleet.replicas, what="pg2 is back")
+
+
+def test_a_statement_moves_on_from_a_frozen_replica(servers: Servers, router: Any) -> None:
+    eventually(lambda: router.execute("select 1").node != "pg1", what="reads are known")
+    for _ in range(4):
+        router.execute("select 1")
+    servers.signal("pg2", "STOP")
+    try:
+        for _ in range(20):
+            assert router.execute("select 1", timeout=20).rows == [(1,)]
+    finally:
+        servers.signal("pg2", "CONT")
+    eventually(lambda: whole(router), what="pg2 is back")
+
+
+def test_a_write_on_a_frozen_primary_ends_at_its_deadline(servers: Servers, router: Any) -> None:
+    router.warm_up()
+    try:
+        with pytest.raises((DeadlineExceeded, CommitUnknown)):
+            with router.write(timeout=1) as connection:
+                connection.execute("select 1")
+                servers.signal("pg1", "STOP")
+                connection.execute("select 2")
+    finally:
+        servers.signal("pg1", "CONT")
+    eventually(lambda: whole(router) and router.fleet.primary == "pg1", what="pg1 is back")
+    query = "select count(*) from pg_stat_activity where query in ('select 1', 'select 2')"
+    eventually(lambda: servers.sql("pg1", query) == "0", what="its socket is closed")
+
+
+# A COMMIT whose answer is lost
+
+
+def test_a_commit_that_happened_is_found_out(servers: Servers, router: Any, noted: Noted) -> None:
+    """The server has committed and waits for a standby that never comes when it is cut off."""
+    key = new_key()
+    servers.sql("pg1", "alter system set synchronous_standby_names = 'nobody'")
+    servers.sql("pg1", "select pg_reload_conf()")
+    eventually(
+        lambda: servers.sql("pg1", "show synchronous_standby_names") == "nobody", what="reloaded"
+    )
+    killer = in_thread(lambda: terminate(servers, "commit"))
+    try:
+        with router.write() as connection:
+            connection.execute("set local synchronous_commit = on")
+            connection.execute(INSERT, (key, "committed"))
+        killer.join()
+    finally:
+        servers.sql("pg1", "alter system reset synchronous_standby_names")
+        servers.sql("pg1", "select pg_reload_conf()")
+    assert noted.doubts == [Doubt.COMMITTED]
+    assert rows(servers, key) == "1"
+
+
+@pytest.fixture
+def slow_commit(servers: Servers) -> Iterator[str]:
+    """A table whose first commit takes long; later ones do not."""
+    servers.sql(
+        "pg1",
+        "create table slowly (id uuid); grant all on slowly to app_rw;"
+        "create sequence commits; grant all on commits to app_rw;"
+        "create function wait() returns trigger language plpgsql as "
+        "$$ begin if nextval('commits') = 1 then perform pg_sleep(30); end if; return null; end $$;"
+        "create constraint trigger late after insert on slowly initially deferred "
+        "for each row execute function wait()",
+        database="app",
+    )
+    yield "slowly"
+    servers.sql(
+        "pg1", "drop table slowly; drop function wait; drop sequence commits", database="app"
+    )
+
+
+def test_a_commit_that_did_not_happen_is_found_out(
+    servers: Servers, router: Any, noted: Noted, slow_commit: str
+) -> None:
+    killer = in_thread(lambda: terminate(servers, "commit"))
+    with pytest.raises(psycopg.OperationalError) as raised, router.write() as connection:
+        connection.execute(f"insert into {slow_commit} values (%s)", (new_key(),))
+    killer.join()
+    assert "pgroute: the transaction was rolled back" in raised.value.__notes__
+    assert noted.doubts == [Doubt.ROLLED_BACK]
+    assert servers.sql("pg1", f"select count(*) from {slow_commit}", database="app") == "0"
+
+
+def test_a_transaction_that_was_rolled_back_is_run_again(
+    servers: Servers, router: Any, noted: Noted, slow_commit: str
+) -> None:
+    runs = []
+
+    def insert(connection: Any) -> str:
+        runs.append(connection.node)
+        connection.execute(f"insert into {slow_commit} values (%s)", (new_key(),))
+        return "done"
+
+    killer = in_thread(lambda: terminate(servers, "commit"))
+    assert router.transaction(insert) == "done"
+    killer.join()
+    assert len(runs) == 2
+    assert noted.doubts == [Doubt.ROLLED_BACK]
+    assert servers.sql("pg1", f"select count(*) from {slow_commit}", database="app") == "1"
+
+
+def test_a_statement_that_was_cut_off_is_repeated_only_if_it_may_be(
+    servers: Servers, router: Any
+) -> None:
+    slow = "with w as (select pg_sleep(1.5)) insert into tbl_users select %s, 'cut' from w"
+    keys = new_key(), new_key()
+    killer = in_thread(lambda: terminate(servers, "insert into tbl_users select"))
+    with pytest.raises(CommitUnknown, match="pg1"):
+        router.execute(slow, (keys[0],))
+    killer.join()
+    killer = in_thread(lambda: terminate(servers, "insert into tbl_users select"))
+    assert router.execute(slow, (keys[1],), idempotent=True).rowcount == 1
+    killer.join()
+    assert (rows(servers, keys[0]), rows(servers, keys[1])) == ("0", "1")
+
+
+def test_serialization_failures_are_run_again(router: Any) -> None:
+    """Two transactions that read what the other writes: one of them has to begin anew."""
+    from psycopg import IsolationLevel
+
+    barrier = threading.Barrier(2, timeout=30)
+    runs: list[int] = []
+
+    def both(number: int) -> None:
+        def work(connection: Any) -> None:
+            first = runs.count(number) == 0
+            runs.append(number)
+            connection.execute("select count(*) from sales").fetchone()
+            if first:
+                barrier.wait()
+            connection.execute(
+                "insert into sales values (%s, '2023-05-05', 1)", (100_000 + number,)
+            )
+
+        router.transaction(work, isolation=IsolationLevel.SERIALIZABLE)
+
+    threads = [in_thread(lambda n=n: both(n)) for n in (1, 2)]
+    for thread in threads:
+        thread.join()
+    assert len(runs) > 2
+    assert (
+        router.execute(
+            "select count(*) from sales where order_id > 100000", contract="strong"
+        ).scalar()
+        == 2
+    )
+    router.execute("delete from sales where order_id > 100000")
+
+
+class Credulous(Statements):
+    """Takes everything for a read until it is told otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: set[str] = set()
+        self.route = lambda sql: Route.PRIMARY if sql in self.told else Route.REPLICA
+
+    def remember_write(self, sql: str) -> None:
+        self.told.add(sql)
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_a_misroute_corrects_itself_once(servers: Servers, front: str, noted: Noted) -> None:
+    options = {"statements": Credulous(), "observer": noted}
+    with opened(front, servers.settings(), **options) as router:
+        eventually(lambda: whole(router), what="all well")
+        for turn in range(3):
+            key = new_key()
+            result = router.execute(INSERT, (key, "misrouted"))
+            assert (result.node, result.rowcount) == ("pg1", 1)
+            assert rows(servers, key) == "1"
+            assert noted.misroutes == 1, turn
+
+
+# Pools
+
+
+def test_the_pool_recovers_when_the_password_is_rotated(servers: Servers, tmp_path: Path) -> None:
+    passfile = tmp_path / "passfile"
+    passfile.touch(mode=0o600)
+    for front in FRONTS:
+        passfile.write_text("*:*:app:app_rw:old\n*:*:app:app_ro:ro-for-tests\n")
+        settings = servers.settings(passfile=passfile, checkout_timeout_seconds=1)
+        with opened(front, settings) as router:
+            with (
+                pytest.raises(NodeUnavailable, match="password authentication failed"),
+                router.write(),
+            ):
+                pass
+            changed = passfile.with_name("new")
+            changed.touch(mode=0o600)
+            changed.write_text(servers.passfile.read_text())
+            changed.replace(passfile)
+            with router.write() as connection:
+                assert connection.node == "pg1"
+
+
+def test_new_connections_use_the_new_password(servers: Servers, tmp_path: Path) -> None:
+    """libpq reads the passfile at every connect: a rotation needs no restart."""
+    passfile = tmp_path / "passfile"
+    passfile.touch(mode=0o600)
+    passfile.write_text(servers.passfile.read_text())
+    with opened("threads", servers.settings(passfile=passfile)) as router:
+        router.warm_up()
+        servers.sql("pg1", "alter role app_rw password 'rotated'")
+        try:
+            passfile.write_text(passfile.read_text().replace("rw-for-tests", "rotated"))
+            servers.sql(
+                "pg1",
+                "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'app_rw'",
+            )
+
+            def writes() -> bool:
+                try:
+                    with router.write() as connection:
+                        return bool(connection.node == "pg1")
+                except psycopg.OperationalError:
+                    return False  # the connection that was ended under it
+
+            eventually(writes, what="written with the new password")
+        finally:
+            servers.sql("pg1", "alter role app_rw password 'rw-for-tests'")
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_whoever_waits_for_a_connection_gets_the_one_that_comes_back(
+    servers: Servers, front: str
+) -> None:
+    with opened(front, servers.settings(pool_max_size=2)) as router:
+        done: list[int] = []
+
+        def work() -> None:
+            for _ in range(40):
+                with router.read(node="pg2") as connection:
+                    connection.execute("select 1")
+                done.append(1)
+
+        threads = [in_thread(work) for _ in range(8)]
+        for thread in threads:
+            thread.join(60)
+        assert len(done) == 320
+        assert {report.size for report in router.pools() if report.node == "pg2"} <= {1, 2}
+
+
+def test_only_so_many_may_wait(servers: Servers) -> None:
+    settings = servers.settings(pool_max_size=1, pool_max_waiting=1, checkout_timeout_seconds=3)
+    with opened("threads", settings) as router, router.read(node="pg2"):
+
+        def wait_in_vain() -> None:
+            with suppress(NodeUnavailable):
+                router.read(node="pg2").__enter__()
+
+        waiting = in_thread(wait_in_vain)
+        pool = router.pools_by_key["pg2", True]
+        eventually(lambda: pool.waiting, what="one waits")
+        eventually(lambda: pool.statistics()["requests_waiting"] == 1, what="one is queued")
+        with pytest.raises(NodeUnavailable) as raised:
+            router.read(node="pg2").__enter__()
+        assert isinstance(raised.value.__cause__, TooManyRequests)
+        waiting.join()
+
+
+def test_hooks_see_every_connection(servers: Servers) -> None:
+    heard: list[str] = []
+
+    def connected(connection: psycopg.Connection[Any]) -> None:
+        heard.append("connected")
+
+    def returned(connection: psycopg.Connection[Any]) -> None:
+        heard.append("returned")
+
+    hooks: dict[str, Any] = {"after_connect": connected, "on_return": returned}
+    with opened("threads", servers.settings(pool_min_size=0), **hooks) as router:
+        for _ in range(2):
+            with router.read(node="pg3") as connection:
+                connection.execute("select 1")
+    assert heard.count("returned") >= 2
+    assert heard[0] == "connected"
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_connections_begin_as_configured(servers: Servers, front: str) -> None:
+    settings = servers.settings(
+        application_name="a name",
+        statement_timeout_seconds=7,
+        lock_timeout_seconds=2,
+        idle_in_transaction_session_timeout_seconds=9,
+        time_zone="Asia/Tokyo",
+        search_path="public, pg_temp",
+    )
+    with opened(front, settings) as router:
+        for context in (router.read(), router.write()):
+            with context as connection:
+                got = [
+                    connection.execute(f"show {name}").fetchone()[0]
+                    for name in (
+                        "application_name",
+                        "statement_timeout",
+                        "lock_timeout",
+                        "idle_in_transaction_session_timeout",
+                        "timezone",
+                        "search_path",
+                    )
+                ]
+            assert got == ["a name", "7s", "2s", "9s", "Asia/Tokyo", "public, pg_temp"]
+
+
+def test_close_waits_for_what_is_in_use(servers: Servers) -> None:
+    with opened("threads", servers.settings()) as router:
+        entered, leave = threading.Event(), threading.Event()
+        seen: list[Any] = []
+
+        def work() -> None:
+            with router.write() as connection:
+                connection.execute("select 1")
+                entered.set()
+                leave.wait(30)
+                seen.append(connection.execute("select 2").fetchone())
+
+        worker = in_thread(work)
+        assert entered.wait(30)
+        closer = in_thread(router.close)
+        eventually(lambda: router.closed, what="closing")
+        leave.set()
+        worker.join()
+        closer.join()
+        assert seen == [(2,)]
+
+
+def test_closing_leaves_no_thread_and_no_file(servers: Servers) -> None:
+    def files() -> int:
+        return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - a count is enough
+
+    with opened("threads", servers.settings()):
+        pass
+    before = files(), threading.active_count()
+    for front in FRONTS * 2:
+        with opened(front, servers.settings()) as router:
+            router.warm_up()
+    eventually(lambda: (files(), threading.active_count()) <= before, what="all is let go")
+
+
+def test_settings_are_what_the_environment_says(servers: Servers) -> None:
+    environment = {
+        "PGROUTE_DSN": f"host=127.0.0.1 port={servers.settings().members[1].port} dbname=app",
+        "PGROUTE_WRITE_USER": "app_rw",
+        "PGROUTE_READ_USER": "app_ro",
+        "PGROUTE_PASSFILE": str(servers.passfile),
+    }
+    with opened("threads", Settings.from_environment(environment)) as router:
+        assert router.topology.primary is None
+        with router.read() as connection:  # a standby alone: eventual is all it can promise
+            assert connection.execute("select current_user").fetchone() == ("app_ro",)
