@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import NoneType
 from typing import Any, TypeAlias
 
 from pgroute.partitions.bounds import Bound, DefaultBound, Edge, HashBound, ListBound, RangeBound
@@ -86,10 +87,16 @@ class Level(ABC):
     def leaves_of(self, rows: Sequence[Row]) -> list[Leaf | None]:
         """leaf() of each row, in order; cheaper than one by one."""
         found = self.children_of(rows)
+        if self._flat:
+            return found  # type: ignore[return-value]
         return [
             child.leaf(row) if isinstance(child, Level) else child
             for child, row in zip(found, rows, strict=True)
         ]
+
+    @cached_property
+    def _flat(self) -> bool:
+        return all(isinstance(child, Leaf) for _, _, child in self.children)
 
 
 class HashLevel(Level):
@@ -200,7 +207,7 @@ def _place(column: KeyColumn, end: str | Edge) -> Place:
 
 def _combined(row_hashes: list[int], key: KeyType, values: list[Any]) -> list[int]:
     """The rows' hashes with one more column's values. NULL changes nothing."""
-    if None not in values:
+    if NoneType not in set(map(type, values)):
         return combine_many(row_hashes, _hashes(key, values))
     present = [at for at, value in enumerate(values) if value is not None]
     hashes = _hashes(key, [values[at] for at in present])

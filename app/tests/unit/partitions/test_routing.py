@@ -59,6 +59,17 @@ def test_a_batch_finds_what_single_keys_find(rows: list[tuple[UUID | None, int |
     assert root.leaves_of(rows) == [root.leaf(row) for row in rows]
 
 
+@pytest.mark.parametrize(("text", "number", "remainder"), [("hello", -5, 3267), (None, 7, 988)])
+def test_several_columns_hash_as_on_the_server(
+    text: str | None, number: int, remainder: int
+) -> None:
+    """The remainders are those for which satisfies_hash_partition('t', 9973, ...) is true."""
+    root = level("h", ["uuid", "text", "int8"], {hashed(9973, remainder): "there"})
+    row = (UUID("01932c07-209c-7000-8abc-0123456789ab"), text, number)
+    assert partitions(root).leaf(row) == "there"
+    assert [leaf and leaf.label for leaf in root.leaves_of([row])] == ["there"]
+
+
 def test_null_adds_nothing_to_a_hash() -> None:
     root = level("h", ["int4"], {hashed(2, 0): "even", hashed(2, 1): "odd"})
     assert partitions(root).leaf(None) == "even"
