@@ -23,12 +23,13 @@ from pgroute.chaos.workload import Workload
 
 TIMEOUT_SECONDS = 0.8
 MAX_LAG_SECONDS = 0.5
+_LIMIT = "500ms"
 
 
 def main() -> None:
     """Work until told to stop."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("client", choices=("pgroute", "hasql"))
+    parser.add_argument("client", choices=("pgroute", "pgroute-async", "hasql"))
     parser.add_argument("run", type=UUID)
     parser.add_argument("output", type=Path)
     arguments = parser.parse_args()
@@ -45,15 +46,17 @@ def main() -> None:
 
 
 def _client(name: str, settings: Settings, run: UUID, stack: ExitStack) -> Client:
-    if name == "hasql":
-        from benchmarks.peers import HasqlClient  # installed with the group "benchmarks" only
+    if name == "pgroute":
+        router = stack.enter_context(Router(settings))
+        return RouterClient(router, run, timeout=TIMEOUT_SECONDS, max_lag=_LIMIT)
+    from benchmarks.peers import AsyncRouterClient, HasqlClient  # needs what a benchmark needs
 
-        lag = timedelta(seconds=MAX_LAG_SECONDS)
-        return stack.enter_context(HasqlClient(settings, run, timeout=TIMEOUT_SECONDS, max_lag=lag))
-    router = stack.enter_context(Router(settings))
-    router.refresh()
-    limit = f"{round(MAX_LAG_SECONDS * 1000)}ms"
-    return RouterClient(router, run, timeout=TIMEOUT_SECONDS, max_lag=limit)
+    if name == "pgroute-async":
+        return stack.enter_context(
+            AsyncRouterClient(settings, run, timeout=TIMEOUT_SECONDS, max_lag=_LIMIT)
+        )
+    lag = timedelta(seconds=MAX_LAG_SECONDS)
+    return stack.enter_context(HasqlClient(settings, run, timeout=TIMEOUT_SECONDS, max_lag=lag))
 
 
 if __name__ == "__main__":

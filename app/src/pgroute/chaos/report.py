@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pgroute.chaos.tally import BUCKET_SECONDS, Outcome, Promise, Read, Record, Write
 
@@ -57,7 +57,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One line a window, and their sum."""
+    """One line a window, and their sum: there the longest time from a promotion to a write."""
 
     lines: list[Line]
     total: Line
@@ -99,7 +99,14 @@ def judge(
     ]
     whole = Window("total", windows[0].begin, windows[-1].end)
     lines = [_line(window, record, verdicts, excused, ordered) for window in (*windows, whole)]
-    return Report(lines[:-1], lines[-1], ordered)
+    promoted = [line.first_write for line in lines[:-1] if line.first_write is not None]
+    total = replace(
+        lines[-1],
+        last_failed_read=None,
+        last_failed_write=None,
+        first_write=max(promoted, default=None),
+    )
+    return Report(lines[:-1], total, ordered)
 
 
 def _verdict(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from uuid import UUID
 
 from pgroute import NodeConnection, Router, Session, Token
@@ -13,6 +14,19 @@ from pgroute.errors import ConfigurationError, ContractNotMet, NoReadableNode, T
 _EXISTS = "select to_regclass('pgroute_chaos') is not null"
 _FOUND = "select worker, sequence from pgroute_chaos where run = %s"
 _CLEAN = "delete from pgroute_chaos where run = %s"
+
+
+@contextmanager
+def refusals(promise: Promise) -> Iterator[None]:
+    """A promise that the router says it cannot prove is Refused."""
+    try:
+        yield
+    except (TokenError, ContractNotMet) as error:
+        raise Refused(str(error), for_good=isinstance(error, TokenError)) from error
+    except NoReadableNode as error:
+        if promise is Promise.EVENTUAL:
+            raise
+        raise Refused(str(error), for_good=False) from error
 
 
 class RouterClient:
@@ -44,16 +58,9 @@ class RouterClient:
         return Written(node, row[0], self._router.token())
 
     def newest(self, worker: int, promise: Promise, held: object) -> Seen:
-        try:
-            with self._reading(promise, held) as connection:
-                row = connection.execute(NEWEST, (self._run, worker)).fetchone()
-                return Seen(connection.node, row[0] if row else 0)
-        except (TokenError, ContractNotMet) as error:
-            raise Refused(str(error), for_good=isinstance(error, TokenError)) from error
-        except NoReadableNode as error:
-            if promise is Promise.EVENTUAL:
-                raise
-            raise Refused(str(error), for_good=False) from error
+        with refusals(promise), self._reading(promise, held) as connection:
+            row = connection.execute(NEWEST, (self._run, worker)).fetchone()
+            return Seen(connection.node, row[0] if row else 0)
 
     def _reading(self, promise: Promise, held: object) -> AbstractContextManager[NodeConnection]:
         if isinstance(held, Session):
