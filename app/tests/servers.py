@@ -50,6 +50,7 @@ _SCHEMA = """
 create role app_owner nologin;
 create role app_rw login password 'rw-for-tests';
 create role app_ro login password 'ro-for-tests';
+grant pg_read_all_stats to app_ro;
 create database app owner app_owner template template0;
 \\c app
 revoke all on schema public from public;

@@ -120,6 +120,11 @@ def test_the_reading_role_reads(fleet: Fleet, name: str, database: str) -> None:
     assert fleet.value(name, "SELECT count(*) >= 0 FROM tbl_users", database=database, role="app_ro") == "t"
 
 
+def test_the_reading_role_sees_which_timeline_a_replica_receives(fleet: Fleet, name: str, database: str) -> None:
+    seen = "SELECT coalesce(bool_and(received_tli IS NOT NULL), NOT pg_is_in_recovery()) FROM pg_stat_wal_receiver"
+    assert fleet.value(name, seen, database=database, role="app_ro") == "t"
+
+
 @pytest.mark.parametrize("statement", [
     "INSERT INTO tbl_users VALUES (gen_random_uuid(), 'verification')",
     "UPDATE sales SET order_id = 0",
