@@ -8,6 +8,7 @@ import sys
 import psycopg
 import typer
 
+from pgroute.cli.bench import bench
 from pgroute.cli.chaos import chaos
 from pgroute.cli.demo import demo
 from pgroute.cli.doctor import doctor
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _command in (status, doctor, demo, load, partitions, explain, serve, chaos):
+for _command in (status, doctor, demo, load, partitions, explain, bench, chaos, serve):
     app.command()(_command)
 
 

@@ -29,7 +29,8 @@ class NodeLine:
     """One node. Times in seconds; None: not known, which is not zero.
 
     ``sessions`` are those of every process whose application_name is the configured one,
-    ``in_flight`` those of them that are busy, ``pool`` how many connections this very router has for reads.
+    ``in_flight`` those of them that are busy, ``pool`` the connections that this very router
+    has for reads.
     """
 
     node: str
