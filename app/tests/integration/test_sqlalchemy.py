@@ -269,7 +269,7 @@ def test_an_error_names_the_node_and_leaves_the_connection_well(
         session.execute(text("select * from tbl_missing"))
     assert raised.value.orig is not None
     assert [n for n in raised.value.orig.__notes__ if n.startswith("pgroute: on node pg")]
-    assert all(pool.available == pool.size for pool in router.pools())
+    assert not any(pool.in_flight for pool in router.pools_by_key.values())
 
 
 def test_no_connection_is_held_between_transactions(
@@ -280,7 +280,7 @@ def test_no_connection_is_held_between_transactions(
         session.commit()
         session.execute(NAMES.limit(1))
         session.rollback()
-        assert all(pool.available == pool.size for pool in router.pools())
+        assert not any(pool.in_flight for pool in router.pools_by_key.values())
 
 
 def test_a_deadline_ends_a_session_s_statement(servers: Servers) -> None:

@@ -36,7 +36,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import psycopg
 from psycopg.errors import ReadOnlySqlTransaction
@@ -194,11 +194,11 @@ class AsyncEngines(Engines):
         """The engine of servers that meet a contract: arguments as of ``AsyncRouter.read``."""
         return AsyncEngine(super().reading(contract, **how))
 
-    def sessionmaker(self, **options: Any) -> async_sessionmaker[AsyncSession]:  # type: ignore[override]
-        """Makes AsyncSession over :class:`RoutedSession`."""
-        return async_sessionmaker(
-            class_=AsyncSession, sync_session_class=RoutedSession, engines=self, **options
-        )
+    def sessionmaker(  # type: ignore[override]
+        self, **options: Any
+    ) -> async_sessionmaker[AsyncRoutedSession]:
+        """Makes :class:`AsyncRoutedSession`; ``options`` as of ``async_sessionmaker``."""
+        return async_sessionmaker(class_=AsyncRoutedSession, engines=self, **options)
 
     async def transaction(  # type: ignore[override]
         self, fn: Callable[[AsyncSession], Awaitable[T]], **how: Any
@@ -253,9 +253,9 @@ class RoutedSession(Session):
         self._reading: dict[Any, Engine] = {}
         self._on_primary = False
 
-    def token(self) -> Token:
-        """A token for everything that this session has written and read so far."""
-        token: Token = self._marks.token()
+    def token(self) -> Token | None:
+        """A token for all that the session has written and read, None before the first of it."""
+        token: Token | None = self._marks.token()
         return token
 
     def get_bind(
@@ -287,6 +287,18 @@ class RoutedSession(Session):
             engine = self._engines.leasing(self._marks, how=how, transaction=transaction)
             self._reading[key] = engine
         return engine
+
+
+class AsyncRoutedSession(AsyncSession):
+    """SQLAlchemy's AsyncSession over a :class:`RoutedSession`."""
+
+    sync_session_class = RoutedSession
+
+    async def token(self) -> Token | None:
+        """As :meth:`RoutedSession.token`."""
+        marks: Any = cast(RoutedSession, self.sync_session)._marks
+        token: Token | None = await marks.token()
+        return token
 
 
 @event.listens_for(RoutedSession, "do_orm_execute")
