@@ -145,6 +145,13 @@ create function checked(x int) returns boolean volatile language sql
 create domain locked_int as int check (checked(value));
 create type with_locked as (a locked_int, b int);
 
+create type tricky as (a int);
+create function tricky_equal(tricky, tricky) returns boolean volatile language sql
+    as $$ select pg_try_advisory_lock(($1).a) $$;
+create operator = (leftarg = tricky, rightarg = tricky, function = tricky_equal);
+create table with_tricky (id int, value tricky);
+insert into with_tricky values (1, row(1)::tricky);
+
 -- Views
 create view adults as select id, name, (profile ->> 'age')::int as age from users
     where (profile ->> 'age')::int >= 18;

@@ -20,7 +20,6 @@ from pgroute.statements.references import Name, References, read, read_query, st
 Row = Mapping[str, Any]
 
 _TRUSTED_LANGUAGES = frozenset({"c", "internal"})
-_RELATION_KINDS = {"f": "is a foreign table", "S": "is a sequence, ahead on a replica"}
 
 Key = tuple[str, int]
 """("function" | "relation" | "type", oid): an oid is unique within its kind only."""
@@ -120,9 +119,11 @@ class _Loading:
 
     def _user_relations(self) -> None:
         for row in self._rows("relations"):
-            reason = _RELATION_KINDS.get(row["kind"], "")
-            if row["elsewhere"]:
-                reason = reason or "is unlogged or foreign, or has such a partition"
+            reason = ""
+            if row["kind"] == "S":
+                reason = "is a sequence, ahead on a replica"
+            elif row["elsewhere"]:
+                reason = "is unlogged or foreign, or has such a partition"
             thing = self._thing("relation", self._relations, row, reason)
             thing.needs.update(_keys("type", row["types"]))
             for text in [*(row["policies"] or ()), *(row["generated"] or ())]:
