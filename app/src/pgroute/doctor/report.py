@@ -27,7 +27,7 @@ class Report:
         checks = len({found.check for found in self.findings})
         problems, warnings = self.count(Verdict.PROBLEM), self.count(Verdict.WARNING)
         return (
-            f"{checks} checks on {_counted(len(self.nodes), 'node')}: "
+            f"{_counted(checks, 'check')} on {_counted(len(self.nodes), 'node')}: "
             f"{_counted(problems, 'problem')}, {_counted(warnings, 'warning')}"
         )
 

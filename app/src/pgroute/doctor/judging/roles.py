@@ -88,7 +88,7 @@ def judge_clusters(facts: Facts, _: Limits) -> Iterator[Finding]:
 
 
 def judge_timelines(facts: Facts, _: Limits) -> Iterator[Finding]:
-    """Replicas are on the primary's timeline."""
+    """Replicas are on the primary's timeline. One that is ahead leaves no primary at all."""
     primary = topology_of(facts).primary
     newest = max((s.timeline for n, s in facts.answering if n.name == primary), default=None)
     if newest is None:
@@ -97,13 +97,6 @@ def judge_timelines(facts: Facts, _: Limits) -> Iterator[Finding]:
         if not server.in_recovery or server.timeline == newest:
             if server.in_recovery or node.name == primary:
                 yield ok(f"timeline {server.timeline}", node=node.name)
-        elif server.timeline > newest:
-            yield problem(
-                f"timeline {server.timeline}, ahead of {primary}'s {newest}",
-                f"find the server that began timeline {server.timeline}: {primary} may be an old "
-                "primary that must not be written to",
-                node=node.name,
-            )
         else:
             yield warning(
                 f"timeline {server.timeline} at least, while {primary} is on {newest}",

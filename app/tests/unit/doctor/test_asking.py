@@ -1,0 +1,108 @@
+"""What the doctor finds without a PostgreSQL server: names, ports, passfiles, the clock."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from pgroute.config import Node
+from pgroute.doctor.asking.certificates import ask_tls
+from pgroute.doctor.asking.network import reach
+from pgroute.doctor.asking.passfiles import examine, fits, line_for, passfile_of
+from tests.unit.doctor.fleets import settings
+
+WANTED = ("pg1", "5432", "app", "app_ro")
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("pg1:5432:app:app_ro:secret", True),
+        ("*:*:*:*:secret", True),
+        ("*:*:app:app_ro:", True),
+        ("pg2:*:*:*:secret", False),
+        ("pg1:5432:app:app_rw:secret", False),
+        ("pg1:5432:app:app_ro", False),
+        ("pg1:5432:app", False),
+        ("", False),
+        (r"p\g1:5432:app:app_ro:secret", True),
+        (r"\*:5432:app:app_ro:secret", False),
+    ],
+)
+def test_which_lines_of_a_passfile_fit(line: str, wanted: bool) -> None:
+    assert fits(line, WANTED) is wanted
+
+
+def test_colons_in_a_passfile_are_escaped() -> None:
+    assert fits(r"fd00\:\:1:5432:app:app_ro:secret", ("fd00::1", "5432", "app", "app_ro"))
+    assert not fits("fd00::1:5432:app:app_ro:secret", ("fd00::1", "5432", "app", "app_ro"))
+
+
+def test_the_first_line_that_fits_counts(tmp_path: Path) -> None:
+    path = tmp_path / "pass"
+    path.write_text("#*:*:*:*:a\npg2:*:*:*:b\npg1:*:*:*:c\n*:*:*:*:d\nlocalhost:*:*:*:e\n")
+    node = Node("pg1", "pg1", 5432)
+    assert line_for(path, node, "app", "app_ro") == 3
+    assert line_for(tmp_path / "none", node, "app", "app_ro") is None
+    path.write_text("pg1:*:*:*:c\nlocalhost:*:*:*:e\n")
+    assert line_for(path, Node("pg1", "/run/postgresql", 5432), "app", "app_ro") == 2
+
+
+def test_why_a_passfile_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "pass"
+    assert examine(path).failure == "No such file or directory"
+    path.touch(mode=0o640)
+    assert examine(path).failure == "libpq ignores it: others can read it"
+    path.chmod(0o600)
+    assert examine(path).failure is None
+    assert examine(tmp_path).failure == "it is not a file"
+
+
+def test_whose_passfile_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "own"
+    path.touch(mode=0o600)
+    assert passfile_of(settings(passfile=path), {"PGPASSFILE": "/other"}) == path
+    assert passfile_of(settings(), {"PGPASSFILE": "/other"}) == Path("/other")
+    assert passfile_of(settings(), {}) == Path.home() / ".pgpass"
+
+
+def test_an_open_port_is_reached_and_a_closed_one_is_not() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        found = reach(Node("a", "127.0.0.1", port), 5).addresses
+        assert [(each.family, each.address) for each in found] == [("IPv4", "127.0.0.1")]
+        assert found[0].seconds is not None
+    closed = reach(Node("a", "127.0.0.1", port), 5).addresses
+    assert [each.failure for each in closed] == ["Connection refused"]
+
+
+def test_a_socket_directory_is_no_host(tmp_path: Path) -> None:
+    node = Node("a", str(tmp_path), 5432)
+    found = reach(node, 1).addresses[0]
+    assert (found.family, found.failure) == ("socket", "No such file or directory")
+    assert ask_tls(node, 1).offered is None
+
+
+def test_a_name_that_cannot_be_one() -> None:
+    assert reach(Node("a", "no-such-host.invalid", 5432), 5).failure
+    assert reach(Node("a", "x" * 70 + ".example", 5432), 5).failure
+
+
+@pytest.mark.parametrize(("reply", "offered"), [(b"N", False), (b"", False)])
+def test_a_server_without_tls(reply: bytes, offered: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            client, _ = server.accept()
+            with client:
+                client.recv(8)
+                client.sendall(reply)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        found = ask_tls(Node("a", "127.0.0.1", server.getsockname()[1]), 5)
+        thread.join(5)
+    assert found.offered is offered

@@ -1,0 +1,443 @@
+"""What the doctor makes of what it has seen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from pgroute.doctor import CHECKS, Limits, Verdict, judge
+from pgroute.doctor.facts import (
+    Address,
+    CatchUp,
+    Certificate,
+    Clock,
+    Facts,
+    Login,
+    NodeFacts,
+    PartitionedTable,
+    Passfile,
+    Purpose,
+    Reach,
+    Rights,
+    Tls,
+)
+from pgroute.doctor.judging.encryption import covers
+from pgroute.doctor.judging.sessions import milliseconds
+from tests.unit.doctor.fleets import (
+    NOW,
+    changed,
+    facts,
+    findings,
+    logins,
+    node,
+    session,
+    settings,
+    troubles,
+)
+
+PROBLEM, WARNING = Verdict.PROBLEM, Verdict.WARNING
+
+
+def test_a_healthy_fleet_gives_no_trouble_and_every_check_but_two_speaks() -> None:
+    seen = facts()
+    assert troubles(seen) == []
+    silent = {check.name for check in CHECKS} - {found.check for found in judge(seen)}
+    assert silent == {"certificate", "partitions"}  # it has neither
+
+
+def test_trouble_always_comes_with_advice() -> None:
+    broken = facts(
+        node("pg1", reach=Reach(failure="Name or service not known"), server=None, logins=()),
+        changed("pg2", replay_paused=True, receiving=False, version=130000),
+        passfile=Passfile("/nowhere", "No such file or directory"),
+    )
+    found = [each for each in judge(broken) if each.verdict is not Verdict.OK]
+    assert len(found) > 4
+    assert all(each.advice for each in found)
+
+
+# Network
+
+
+def test_a_name_without_address_is_a_problem_of_dns_alone() -> None:
+    lost = node("pg2", reach=Reach(failure="Name or service not known"), logins=(), server=None)
+    assert troubles(facts(lost)) == [(PROBLEM, "dns", "pg2")]
+
+
+def test_one_of_two_addresses_is_a_warning_and_both_are_a_problem() -> None:
+    good, dead = Address("IPv4", "10.0.0.2", 0.001), Address("IPv6", "fd00::2", failure="refused")
+    one = node("pg2", reach=Reach((good, dead)))
+    assert troubles(facts(one)) == [(WARNING, "tcp", "pg2")]
+    none = node("pg2", reach=Reach((dead, dead)), logins=(), server=None)
+    assert troubles(facts(none)) == [(PROBLEM, "tcp", "pg2")]
+
+
+# Logins
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        ('no pg_hba.conf entry for host "10.0.0.9"', "add a line for app_rw, app and this machine"),
+        ('permission denied for database "app"', "grant connect on database app to app_rw"),
+        ('role "app_rw" is not permitted to log in', "alter role app_rw login"),
+        ('role "app_rw" does not exist', "create the role app_rw"),
+        ('database "app" does not exist', "create the database app"),
+        ("sorry, too many clients already", "let max_connections"),
+        ('too many connections for role "app_rw"', "let max_connections or the role's limit grow"),
+        ("the database system is starting up", "wait until the server has started"),
+        ("server does not support SSL, but SSL was required", "set ssl = on"),
+        ("SSL error: certificate verify failed", "renew the server's certificate"),
+        ("connection timeout expired", "the server takes connections but does not answer"),
+        ("le mot de passe est faux", "see the server's log"),
+    ],
+)
+def test_each_refusal_has_its_advice(words: str, advice: str) -> None:
+    refused = (logins()[0], Login("app_rw", Purpose.WRITE, words, 2))
+    found = findings(facts(node("pg2", logins=refused)), "login")
+    problem = next(each for each in found if each.verdict is PROBLEM)
+    assert words in problem.says
+    assert problem.advice.startswith(advice)
+
+
+@pytest.mark.parametrize("words", ["no password supplied", "password authentication failed"])
+def test_a_refused_password_names_the_passfile(words: str) -> None:
+    def says(line: int | None, **changes: object) -> str:
+        refused = tuple(Login(user, purpose, words, line) for user, purpose in USERS)
+        found = findings(facts(node("pg2", logins=refused), **changes), "login")
+        return next(each.says for each in found if each.node == "pg2")
+
+    assert says(3) == "app_ro: the server refused the password in line 3 of /home/app/.pgpass"
+    assert "no line of /home/app/.pgpass fits pg2:5432:app:app_ro" in says(None)
+    assert says(3, password_variable=True).endswith("refused the password of PGPASSWORD")
+
+
+USERS = (("app_ro", Purpose.READ), ("app_rw", Purpose.WRITE))
+
+
+def test_the_same_refusal_of_one_user_is_told_once() -> None:
+    refused = tuple(Login("app", purpose, "too many clients") for purpose in Purpose)
+    assert len(findings(facts(node("pg2", logins=refused)), "login")) == 3
+
+
+def test_an_unread_passfile_matters_only_where_passwords_are_asked_for() -> None:
+    unread = Passfile("/p", "No such file or directory")
+    assert troubles(facts(passfile=unread)) == [(PROBLEM, "passfile", None)]
+    trusted = [node(name, logins=logins(used_password=False)) for name in ("pg1", "pg2", "pg3")]
+    assert troubles(facts(*trusted, passfile=unread)) == []
+
+
+def test_a_server_that_stops_answering_is_told() -> None:
+    hung = node("pg3", server=None, failure="not done within 10 s")
+    assert (PROBLEM, "login", "pg3") in troubles(facts(hung))
+
+
+# Encryption
+
+
+def plain(name: str, **changes: object) -> NodeFacts:
+    return node(name, logins=logins(encrypted=False), **({"sslmode": "prefer"} | changes))
+
+
+def test_a_connection_that_is_not_encrypted_is_said_plainly() -> None:
+    found = findings(facts(plain("pg1")), "tls")[0]
+    assert found.verdict is WARNING
+    assert found.says == ("the connection is NOT encrypted (sslmode=prefer): the server has no TLS")
+    offered = findings(facts(plain("pg1", sslmode="disable", tls=Tls(True))), "tls")[0]
+    assert offered.says.endswith("(sslmode=disable), though the server offers TLS")
+    local = plain("pg1", reach=Reach((Address("IPv4", "127.0.0.1", 0.001),)))
+    assert findings(facts(local), "tls")[0].verdict is Verdict.OK
+
+
+@pytest.mark.parametrize("sslmode", ["allow", "prefer", "require"])
+def test_encryption_without_a_check_of_the_server_is_a_warning(sslmode: str) -> None:
+    assert troubles(facts(node("pg1", sslmode=sslmode))) == [(WARNING, "tls", "pg1")]
+
+
+def certified(days: float, *names: str, begun: float = 10, sslmode: str = "verify-full") -> Facts:
+    """A fleet whose pg1 has a certificate that ends in ``days`` and began ``begun`` days ago."""
+    begins, ends = NOW - timedelta(days=begun), NOW + timedelta(days=days)
+    shown = Certificate(names or ("pg1",), "tests", begins, ends)
+    return facts(node("pg1", tls=Tls(True, shown), sslmode=sslmode))
+
+
+def test_certificates_by_their_dates() -> None:
+    def verdict(seen: Facts, days: float = 30) -> Verdict:
+        return findings(seen, "certificate", Limits(expiry_days=days))[0].verdict
+
+    assert verdict(certified(31)) is Verdict.OK
+    assert verdict(certified(29.9)) is WARNING
+    assert verdict(certified(29.9), days=29) is Verdict.OK
+    assert verdict(certified(0)) is PROBLEM
+    assert verdict(certified(99, begun=-1)) is PROBLEM
+    says = findings(certified(-1), "certificate")[0].says
+    assert says == "the certificate expired on 2026-05-31 00:00 UTC"
+
+
+def test_a_certificate_for_another_host_is_as_bad_as_sslmode_makes_it() -> None:
+    assert troubles(certified(99, "pg9")) == [(PROBLEM, "certificate", "pg1")]
+    assert (WARNING, "certificate", "pg1") in troubles(certified(99, "pg9", sslmode="require"))
+
+
+@pytest.mark.parametrize(
+    ("name", "host", "fits"),
+    [
+        ("pg1", "PG1", True),
+        ("pg1", "pg2", False),
+        ("*.example.com", "pg1.example.com", True),
+        ("*.example.com", "a.pg1.example.com", False),
+        ("*.example.com", "example.com", False),
+        ("10.0.0.1", "10.0.0.1", True),
+        ("10.0.0.2", "10.0.0.1", False),
+        ("*.0.0.1", "10.0.0.1", False),
+        ("FD00:0:0:0:0:0:0:1", "fd00::1", True),
+    ],
+)
+def test_names_of_certificates(name: str, host: str, fits: bool) -> None:
+    assert covers([name], host) is fits
+
+
+# Roles
+
+
+def test_two_writable_servers_on_one_timeline_are_both_named() -> None:
+    found = findings(facts(changed("pg2", in_recovery=False)), "roles")
+    assert [each.verdict for each in found] == [PROBLEM]
+    assert "pg1 and pg2 are both writable" in found[0].says
+    assert "which of pg1 and pg2" in found[0].advice
+
+
+def test_an_old_primary_is_to_be_stopped() -> None:
+    old = changed("pg3", in_recovery=False, timeline=1)
+    seen = facts(changed("pg1", timeline=2), changed("pg2", timeline=2), old)
+    found = findings(seen, "roles")
+    assert (found[0].verdict, found[0].node) == (PROBLEM, "pg3")
+    assert "pg_rewind" in found[0].advice
+    assert found[1].says == "writes go to pg1; replicas: pg2"
+
+
+def test_no_primary_and_no_replica() -> None:
+    assert (PROBLEM, "roles", None) in troubles(facts(node("pg1", server=None)))
+    alone = facts()
+    alone = replace(alone, nodes=alone.nodes[:1])
+    assert troubles(alone) == [(WARNING, "roles", None)]
+
+
+def test_servers_of_two_clusters_and_one_server_twice() -> None:
+    found = findings(facts(changed("pg3", system_identifier=8)), "cluster")[0]
+    assert found.verdict is PROBLEM
+    assert "pg1, pg2: 7; pg3: 8" in found.says
+    twice = findings(facts(changed("pg3", started_at="pg2")), "cluster")
+    assert [each.says for each in twice if each.verdict is PROBLEM] == [
+        "pg2 and pg3 are one and the same server"
+    ]
+
+
+def test_a_replica_that_is_left_behind_on_an_old_timeline() -> None:
+    new = changed("pg1", timeline=2), changed("pg3", timeline=2)
+    assert troubles(facts(*new, changed("pg2", timeline=2))) == []
+    assert troubles(facts(*new, changed("pg2", timeline=1))) == [(WARNING, "timeline", "pg2")]
+    ahead = troubles(facts(*new, changed("pg2", timeline=3)))
+    assert ahead == [(PROBLEM, "roles", "pg1"), (PROBLEM, "roles", None)]
+
+
+def test_versions() -> None:
+    assert troubles(facts(changed("pg1", version=130011)))[0] == (PROBLEM, "version", "pg1")
+    assert troubles(facts(changed("pg3", version=160000))) == [(WARNING, "version", None)]
+    mute = node("pg2", logins=logins(tells_role=False))
+    assert troubles(facts(mute)) == [(PROBLEM, "version", "pg2")]
+
+
+# Replication
+
+
+def test_receivers() -> None:
+    gone = troubles(facts(changed("pg2", receiving=False)))
+    assert gone == [(PROBLEM, "receiver", "pg2")]
+    assert troubles(facts(changed("pg2", receiver_status="stopping"))) == gone
+    hidden = findings(facts(changed("pg2", receiver_status=None)), "receiver")
+    assert hidden[0].verdict is Verdict.OK
+    assert "hidden from this user" in hidden[0].says
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (CatchUp(None, None, 2), "its lag is unknown"),
+        (CatchUp(17 << 20, 0.1, 2), "17.0 MiB behind, more than PGROUTE_MAX_LAG_BYTES allows"),
+        (CatchUp(1024, None, 2), "1.0 KiB behind, and not caught up within 2 s"),
+        (None, "could not be measured"),
+    ],
+)
+def test_lag_that_is_a_problem(found: CatchUp | None, words: str) -> None:
+    measured = {"pg3": CatchUp(0, 0.001, 2)} | ({"pg2": found} if found else {})
+    seen = facts(catch_up=measured)
+    assert troubles(seen) == [(PROBLEM, "lag", "pg2")]
+    assert words in findings(seen, "lag")[0].says
+
+
+def test_lag_within_the_limit_is_told() -> None:
+    seen = facts(catch_up={name: CatchUp(16 << 20, 0.25, 2) for name in ("pg2", "pg3")})
+    assert findings(seen, "lag")[0].says == "16.0 MiB behind, caught up within 250 ms"
+    assert troubles(seen) == []
+
+
+def test_paused_replay_and_cancelled_reads() -> None:
+    assert troubles(facts(changed("pg2", replay_paused=True))) == [(PROBLEM, "replay", "pg2")]
+    assert troubles(facts(changed("pg2", conflicts=3))) == [(WARNING, "conflicts", "pg2")]
+    patient = findings(facts(changed("pg2", standby_delay=-0.001)), "conflicts")[0]
+    assert patient.says == "hot_standby_feedback off, replay waits for reads for ever"
+
+
+# Clocks
+
+
+def test_clocks_count_only_beyond_what_the_round_trip_leaves_open() -> None:
+    def clocks(first: Clock, second: Clock) -> list[tuple[Verdict, str, str | None]]:
+        return troubles(facts(changed("pg1", clock=first), changed("pg2", clock=second)))
+
+    unsure = Clock(1.4, 0.5)
+    assert clocks(unsure, unsure) == []
+    assert clocks(Clock(1.4, 0.3), Clock(0, 0)) == [
+        (WARNING, "clock", "pg1"),
+        (WARNING, "clock", None),  # pg1 and pg2
+        (WARNING, "clock", None),  # pg1 and pg3
+    ]
+    assert clocks(Clock(0.7, 0), Clock(-0.7, 0)) == [(WARNING, "clock", None)]
+    assert clocks(Clock(-2, 0), Clock(-2, 0))[0] == (WARNING, "clock", "pg1")
+
+
+# Privileges
+
+
+def allowed(*rights: Rights) -> Facts:
+    return facts(*(node(name, logins=logins(rights=rights)) for name in ("pg1", "pg2", "pg3")))
+
+
+def test_tables_that_matter_are_a_problem_and_others_a_warning() -> None:
+    full, poor = Rights("public.a"), Rights("public.b", insert=False)
+    assert troubles(allowed(full)) == []
+    assert troubles(allowed(full, poor)) == [(WARNING, "tables", None)]
+    assert troubles(allowed(poor)) == [(PROBLEM, "tables", None)]
+    assert troubles(allowed(full, poor), Limits(tables=("a",))) == []
+    assert troubles(allowed(full, poor), Limits(tables=("b",))) == [(PROBLEM, "tables", None)]
+    both = troubles(allowed(full), Limits(tables=("nowhere",)))
+    assert both == [(PROBLEM, "tables", None)] * 2
+
+
+def test_many_tables_are_counted_and_three_named() -> None:
+    seen = allowed(*(Rights(f"public.t{number}", update=False) for number in range(5)))
+    found = findings(seen, "tables")[1]
+    assert found.says == (
+        "app_rw may not write to 5 of 5 tables: public.t0 (no UPDATE), public.t1 (no UPDATE), "
+        "public.t2 (no UPDATE) and 2 more"
+    )
+    assert found.advice.startswith("grant update on public.t0 to app_rw")
+
+
+@pytest.mark.parametrize(
+    ("rights", "advice"),
+    [
+        (Rights("s.t", usage=False), "grant usage on schema s to app_ro"),
+        (Rights("s.t", sequences=False), "grant usage on the sequences of s.t to app_rw"),
+    ],
+)
+def test_the_grant_that_is_missing_is_given(rights: Rights, advice: str) -> None:
+    found = [each for each in findings(allowed(rights), "tables") if each.advice]
+    assert found[0].advice.startswith(advice)
+
+
+def test_statistics_and_superusers() -> None:
+    blind = facts(node("pg2", logins=logins(sees_statistics=False)))
+    assert troubles(blind) == [(WARNING, "privileges", None)]
+    mighty = troubles(facts(node("pg2", logins=logins(superuser=True))))
+    assert mighty == [(WARNING, "privileges", None)] * 2
+
+
+# Sessions
+
+
+def test_settings_that_did_not_arrive() -> None:
+    kept_back = logins(effective={"statement_timeout": "0"})
+    found = findings(facts(node("pg2", logins=kept_back)), "settings")
+    assert [(each.verdict, each.node) for each in found] == [(PROBLEM, "pg2")] * 2
+    assert found[0].says == (
+        "read connections have statement_timeout = 0, though 60000 was asked for"
+    )
+
+
+def test_tighter_limits_of_a_role_are_told_once() -> None:
+    own = {"statement_timeout": "5s", "lock_timeout": "1s"}
+    tight = [node(name, logins=logins(own=own)) for name in ("pg1", "pg2", "pg3")]
+    found = findings(facts(*tight), "settings")
+    assert [each.says for each in found] == [
+        f"the role {user} has statement_timeout = 5s, and pgroute sets 60 s over it"
+        for user in ("app_ro", "app_rw")
+    ]
+    assert troubles(facts(node("pg1", logins=logins(own={"statement_timeout": "2min"})))) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [("60s", 60_000), ("1min", 60_000), ("500", 500), ("1.5h", 5_400_000), ("", None), ("x", None)],
+)
+def test_durations(text: str, wanted: float | None) -> None:
+    assert milliseconds(text) == wanted
+
+
+def test_preparing() -> None:
+    failing = node("pg2", logins=logins(prepare_failure="prepared statement does not exist"))
+    assert troubles(facts(failing)) == [(PROBLEM, "prepared", "pg2")]
+    assert troubles(facts(node("pg2", logins=logins(direct=False)))) == [
+        (WARNING, "prepared", "pg2")
+    ]
+
+
+# Capacity
+
+
+def test_connections_of_roles_database_and_server() -> None:
+    assert troubles(facts(node("pg2", logins=logins(connection_limit=11)))) == []
+    role = findings(facts(node("pg2", logins=logins(connection_limit=9))), "connections")
+    says = [each.says for each in role if each.verdict is PROBLEM]
+    assert says == [
+        "the role app_ro may have 9 connections, full pools want 11",
+        "the role app_rw may have 9 connections, full pools want 10",
+    ]
+    assert troubles(facts(changed("pg2", database_limit=20))) == [(PROBLEM, "connections", "pg2")]
+    assert troubles(facts(changed("pg2", database_limit=21))) == []
+    assert troubles(facts(changed("pg2", max_connections=23))) == [(PROBLEM, "connections", "pg2")]
+    assert troubles(facts(changed("pg2", max_connections=24))) == []
+    busy = changed("pg2", used_connections=77)
+    assert troubles(facts(busy)) == [(WARNING, "connections", "pg2")]
+    assert troubles(facts(changed("pg2", used_connections=76))) == []
+
+
+def test_one_user_for_both_has_both_pools() -> None:
+    login = [
+        Login("app", purpose, None, 1, session(purpose, connection_limit=20)) for purpose in Purpose
+    ]
+    seen = facts(node("pg1", logins=tuple(login)))
+    seen = replace(seen, settings=settings(write_user="app", read_user=""))
+    assert [f.says for f in findings(seen, "connections") if f.verdict is PROBLEM] == [
+        "the role app may have 20 connections, full pools want 21"
+    ]
+
+
+def test_processes_multiply_the_pools() -> None:
+    assert troubles(facts(), Limits(processes=4)) == []
+    assert {check for _, check, _ in troubles(facts(), Limits(processes=5))} == {"connections"}
+
+
+# Partitions
+
+
+def test_partitions() -> None:
+    good = PartitionedTable("a", 32)
+    unknown = PartitionedTable("b", uncomputable="the leaf of b is not computed")
+    assert troubles(facts(partitions=(good, unknown))) == []
+    wrong = PartitionedTable("c", mismatch="the server does not put 1 into c_1")
+    assert troubles(facts(partitions=(good, wrong))) == [(PROBLEM, "partitions", None)]
+    assert troubles(facts(partitions_failure="pg1: gone")) == [(WARNING, "partitions", None)]
