@@ -3,9 +3,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Iterator
+
 import pytest
 
 from benchmarks.chaos import run_faults
+from benchmarks.child import environment
 from benchmarks.faults import scenario
 from benchmarks.fleet import create_chaos_table
 from pgroute.chaos.report import Line, Report
@@ -19,8 +24,9 @@ pytestmark = pytest.mark.integration
 def report(servers: Servers) -> Report:
     """The workload's report on a router that went through all faults, about a minute long."""
     create_chaos_table(servers)
+    clients = ["pgroute"]
     try:
-        return run_faults(servers, scenario(1.5), clients=["pgroute"], settle=1.0)["pgroute"]
+        return run_faults(servers, scenario(1.5), clients=clients, settle=1.0)["pgroute"]
     finally:
         servers.make_anew()
 
@@ -59,3 +65,43 @@ def test_writes_go_on_after_a_promotion(report: Report, window: str) -> None:
     first = line(report, window).first_write
     assert first is not None
     assert first < 5
+
+
+@pytest.fixture
+def with_table(servers: Servers) -> Iterator[Servers]:
+    """The servers with the table of the workload, for as long as a test needs it."""
+    create_chaos_table(servers)
+    yield servers
+    servers.sql("pg1", "drop table pgroute_chaos", database="app")
+
+
+def chaos(servers: Servers) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pgroute", "chaos", "--seconds", "2"],
+        env=environment(servers.settings()),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_command_counts_and_leaves_no_rows(with_table: Servers) -> None:
+    done = chaos(with_table)
+    assert done.returncode == 0, done.stderr
+    counts = dict(
+        line.strip().rsplit(maxsplit=1)
+        for line in done.stdout.splitlines()
+        if line.startswith("  ")
+    )
+    assert int(counts["acknowledged writes"].replace(",", "")) > 10
+    assert int(counts["reads"].replace(",", "")) > 10
+    assert counts["writes on the wrong node"] == "0"
+    rows = with_table.sql("pg1", "select count(*) from pgroute_chaos", database="app")
+    assert rows == "0"
+
+
+def test_command_says_how_to_make_its_table(servers: Servers) -> None:
+    done = chaos(servers)
+    assert done.returncode == 2
+    assert done.stderr.startswith("pgroute: the table pgroute_chaos is missing: ")
+    assert "create table pgroute_chaos" in done.stderr
