@@ -27,6 +27,7 @@ from pgroute.errors import (
     NoLeaf,
     NoPrimary,
     NoReadableNode,
+    NotExplained,
     NotPartitioned,
     PartitionError,
     PartitionMismatch,
@@ -40,12 +41,14 @@ from pgroute.errors import (
     UncomputableKey,
     UnknownContract,
 )
+from pgroute.explain import Explanation
 from pgroute.keys import created_at, new_key
 from pgroute.observer import Fault, Observer, Reason, together
 from pgroute.partitions import Partitions
 from pgroute.results import NoSuchRow, Result
 from pgroute.router import Router
 from pgroute.session import AsyncSession, Session
+from pgroute.statements import Statements
 
 __all__ = [
     "EVENTUAL",
@@ -58,6 +61,7 @@ __all__ = [
     "Contract",
     "ContractNotMet",
     "DeadlineExceeded",
+    "Explanation",
     "Fault",
     "ForeignToken",
     "LeastInFlight",
@@ -72,6 +76,7 @@ __all__ = [
     "NodeState",
     "NodeStats",
     "NodeUnavailable",
+    "NotExplained",
     "NotPartitioned",
     "Observer",
     "PartitionError",
@@ -91,6 +96,7 @@ __all__ = [
     "Session",
     "Settings",
     "SplitBrain",
+    "Statements",
     "Token",
     "TokenError",
     "TokenNotReached",

@@ -19,6 +19,7 @@
     │   ├── PartitionMismatch   the server puts a key elsewhere: nothing is computed any more
     │   └── NoLeaf              no partition takes the key
     ├── LoadFailed              a bulk load stopped; it says what is in the table and what is not
+    ├── NotExplained            a statement cannot be explained without a risk
     └── TokenError
         ├── MalformedToken      the text is not a token
         ├── ForeignToken        the token was made by another cluster
@@ -158,3 +159,7 @@ class LoadFailed(PgrouteError):
     def __init__(self, message: str, report: Loaded) -> None:
         super().__init__(message)
         self.report = report
+
+
+class NotExplained(PgrouteError):
+    """The statement cannot be explained without a risk; the message says which."""

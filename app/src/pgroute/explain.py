@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, S
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pgroute.errors import PgrouteError
+from pgroute.errors import NotExplained
 from pgroute.statements import Decision, Route, Statements
 from pgroute.statements.lexer import Unsure, tokens
 from pgroute.statements.references import Name, References, read, word
@@ -54,10 +54,6 @@ join pg_class c on c.oid = leaves.id join pg_namespace cn on cn.oid = c.relnames
 where c.relkind in ('r', 'p', 'm', 'f')
 order by 1, 2, 4, 5
 """
-
-
-class NotExplained(PgrouteError):
-    """The statement cannot be explained without a risk; the message says which."""
 
 
 @dataclass(frozen=True, slots=True)

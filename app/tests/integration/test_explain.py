@@ -11,7 +11,8 @@ import psycopg
 import pytest
 
 from pgroute import AsyncRouter, Router
-from pgroute.explain import Explanation, NotExplained, explain
+from pgroute.errors import NotExplained
+from pgroute.explain import Explanation, explain
 from pgroute.statements import Route, Statements
 from tests.integration.test_commands import pgroute
 from tests.servers import Servers, eventually, port

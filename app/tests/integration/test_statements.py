@@ -163,7 +163,7 @@ def test_a_wrong_statement_fails_alike_everywhere(statements: Statements, sql: s
 
 
 def test_few_reads_go_to_the_primary_needlessly(statements: Statements) -> None:
-    """Of all statements that a replica could answer. The share is stated in the README."""
+    """Of the queries that a replica could answer; the corpus seeks out those that it may not."""
     reads = [sql for sql in READS + CAUTIOUS if _starts_as_query(sql)]
     needless = [sql for sql in reads if statements.route(sql) is Route.PRIMARY]
     assert len(needless) / len(reads) < 0.15

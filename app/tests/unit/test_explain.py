@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from pgroute.explain import Explanation, NotExplained, explain, explain_async
+from pgroute.errors import NotExplained
+from pgroute.explain import Explanation, explain, explain_async
 from pgroute.statements import Route, Statements, queries
 from tests.unit.test_statements import answer
 

@@ -54,8 +54,6 @@ def classify(sql: str, catalog: Catalog | None) -> Decision:
                 break
     except Unsure as unsure:
         return Decision(Route.PRIMARY, str(unsure))
-    except RecursionError:
-        return Decision(Route.PRIMARY, "too deeply nested")
     if empty:
         return Decision(Route.PRIMARY, "no statement")
     objection = catalog.object_to(found)

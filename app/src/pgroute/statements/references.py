@@ -124,6 +124,8 @@ def read(items: Sequence[Item], into: References, *, plpgsql: bool = False) -> N
         _Level(items, into, frozenset(), plpgsql=plpgsql).read()
     except Unsure as unsure:
         into.problem = str(unsure)
+    except RecursionError:
+        into.problem = "too deeply nested"
 
 
 class _Level:
@@ -316,7 +318,7 @@ class _Level:
         """A name before an opening parenthesis, which stands ``at``."""
         before = word(self._items, first - 1)
         plain = at == first + 1 and word(self._items, first) != ""
-        if at in self._columns | self._bodies:
+        if at in self._columns or at in self._bodies:
             return
         if before == "as" or (self._alias and self._from):
             self._columns.add(at)

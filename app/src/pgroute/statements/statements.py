@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -119,7 +120,8 @@ class Statements:
         started_at = self._begin()
         changed = self._is_other(await run(queries.PROBE))
         if changed:
-            self._take(catalog_from(_text(await run(queries.LOAD))))
+            answer = _text(await run(queries.LOAD))
+            self._take(await asyncio.to_thread(catalog_from, answer))  # tens of milliseconds
         self._asked_at = started_at
         return changed
 
