@@ -226,6 +226,13 @@ KNOWN = Catalog(
         ("select 1 from t join u using (a)", "unknown relation u"),
         ("select 1 from t where exists (table u)", "unknown relation u"),
         ("select 1 from (t cross join u)", "unknown relation u"),
+        ("select 1 from t a join (t b cross join u) on true", "unknown relation u"),
+        (
+            "select 1 from t a join t b using (x) join (u c cross join t d) on true",
+            "unknown relation u",
+        ),
+        ("select 1 from t a left join lateral (select 1 from u) c on true", "unknown relation u"),
+        ("select 1 from t as a (x, y), lateral (table u) b", "unknown relation u"),
         ("with x as (select 1) select (select 1 from y) from x", "unknown relation y"),
         ("with x as (select * from x) select 1 from y", "unknown relation y"),
         ("select 1::thing", "unknown type thing"),

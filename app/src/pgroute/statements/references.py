@@ -235,8 +235,10 @@ class _Level:
     def _from_clause(self, at: int, text: str) -> bool:
         """Take note of a word within a FROM clause; False when it is read as a name."""
         before_parentheses = _parentheses(self._items, at + 1) is not None
-        if text == "join" and self._joins(at):
+        if text == "join":
             self._source, self._alias = True, False
+            if before_parentheses:
+                self._found.functions.add(text)  # ON join(a) = b, or a subquery: read as both
         elif text == "values" and self._source and before_parentheses:
             self._from = self._source = False
         elif text in syntax.FROM_ENDS:
@@ -249,11 +251,6 @@ class _Level:
             rows = text == "rows" and word(self._items, at + 1) == "from"
             return self._source and (rows or text == "lateral")
         return True
-
-    def _joins(self, at: int) -> bool:
-        """JOIN is followed by a table or a subquery; join(x) may be a function."""
-        group = _parentheses(self._items, at + 1)
-        return group is None or self._alias or word(self._items, at - 1) in syntax.JOIN_WORDS
 
     def _ctes(self, at: int) -> bool:
         """WITH [RECURSIVE] name [(columns)] AS [[NOT] MATERIALIZED] (query), ..."""
