@@ -149,9 +149,11 @@ class AsyncRouter(Base):
             contract == "eventual" and max_lag is None and after is None and otherwise == "primary"
         ):
             plan = self.plan(contract, max_lag, after, otherwise, None, wait, token_timeout)
-            return await self.run(running.Statement(sql, params, plan, reads, idempotent, limit))
+            until = self.clock() + limit
+            return await self.run(running.Statement(sql, params, plan, reads, idempotent, until))
         if not reads:
-            return await self.run(running.Statement(sql, params, PLAIN, False, idempotent, limit))
+            until = self.clock() + limit
+            return await self.run(running.Statement(sql, params, PLAIN, False, idempotent, until))
         next(self.calls)
         reading = AsyncReading(self, limit)
         connection = await reading.__aenter__()
@@ -159,7 +161,8 @@ class AsyncRouter(Base):
             cursor = await connection.execute(sql, params)
             rows = await cursor.fetchall()
         except BaseException as error:  # noqa: BLE001 - learnt from, then raised
-            statement = running.Statement(sql, params, PLAIN, True, idempotent, limit)
+            until = reading.pool.in_flight.get(reading, self.clock())
+            statement = running.Statement(sql, params, PLAIN, True, idempotent, until)
             return await self._run_again(statement, reading, error)
         await reading.__aexit__(None, None, None)
         return Result(cursor, rows, connection.node)

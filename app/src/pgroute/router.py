@@ -160,9 +160,11 @@ class Router(Base):
             contract == "eventual" and max_lag is None and after is None and otherwise == "primary"
         ):
             plan = self.plan(contract, max_lag, after, otherwise, None, wait, token_timeout)
-            return self.run(running.Statement(sql, params, plan, reads, idempotent, limit))
+            until = self.clock() + limit
+            return self.run(running.Statement(sql, params, plan, reads, idempotent, until))
         if not reads:
-            return self.run(running.Statement(sql, params, PLAIN, False, idempotent, limit))
+            until = self.clock() + limit
+            return self.run(running.Statement(sql, params, PLAIN, False, idempotent, until))
         next(self.calls)
         reading = Reading(self, limit)
         connection = reading.__enter__()
@@ -170,9 +172,9 @@ class Router(Base):
             cursor = connection.execute(sql, params)
             rows = cursor.fetchall()
         except BaseException as error:  # noqa: BLE001 - learnt from, then raised
-            return self._run_again(
-                running.Statement(sql, params, PLAIN, True, idempotent, limit), reading, error
-            )
+            until = reading.pool.in_flight.get(reading, self.clock())
+            statement = running.Statement(sql, params, PLAIN, True, idempotent, until)
+            return self._run_again(statement, reading, error)
         reading.__exit__(None, None, None)
         return Result(cursor, rows, connection.node)
 

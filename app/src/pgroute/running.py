@@ -25,14 +25,17 @@ _ELSEWHERE = (Action.REDISCOVER, Action.REDISCOVER_ONCE, Action.RETRY, Action.RE
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One statement and what its caller said of it. ``reads``: a replica may answer it."""
+    """One statement and what its caller said of it.
+
+    ``reads``: a replica may answer it. ``until``: when all attempts end, on the router's clock.
+    """
 
     sql: Any
     params: Any
     plan: Plan
     reads: bool
     idempotent: bool
-    limit: float
+    until: float
 
 
 class Failure(Exception):
@@ -46,7 +49,7 @@ class Failure(Exception):
 
 def execute(router: Base, statement: Statement, failure: Failure | None = None) -> Steps[Result]:
     """The statement's result; ``failure`` is of an attempt made already."""
-    until = router.clock() + statement.limit
+    until = statement.until
     effort = _Effort(router, until)
     avoid: frozenset[str] = frozenset()
     prepare: bool | None = None
@@ -54,7 +57,7 @@ def execute(router: Base, statement: Statement, failure: Failure | None = None) 
         if failure is not None:
             work = Work.READ if statement.reads else Work.WRITE
             action = effort.next(failure, work, idempotent=statement.idempotent)
-            if action is Action.RAISE:
+            if action is Action.RAISE or router.clock() >= until:
                 raise _final(failure, statement)
             if action is Action.PRIMARY_AND_REMEMBER:
                 router.statements.remember_write(statement.sql)

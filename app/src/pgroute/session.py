@@ -65,7 +65,8 @@ class _Session:
     ) -> Steps[Result]:
         reads = self._base.lane(sql) is Lane.REPLICA
         plan = self._plan(contract, **options)
-        statement = running.Statement(sql, params, plan, reads, idempotent, self._limit(timeout))
+        until = self._base.clock() + self._limit(timeout)
+        statement = running.Statement(sql, params, plan, reads, idempotent, until)
         return running.execute(self._base, statement)
 
     def _transaction(

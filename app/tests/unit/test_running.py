@@ -1,0 +1,330 @@
+"""What is tried again, where, and what is not: the retry table, followed by the router."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import errors
+
+from pgroute import CommitUnknown, DeadlineExceeded, Reason, UnknownContract
+from pgroute.commit import Commit
+from pgroute.core.topology import Answer, Silence
+from pgroute.observer import Doubt
+from pgroute.statements import Route as Lane
+
+from .staged import ALL_WELL, FAILED, IN_TRANSACTION, LOST, PRIMARY, Connection, Staged
+
+READ = "select 1"
+WRITE = "insert"
+
+
+class Router(Staged):
+    """Knows which statements read."""
+
+    def lane(self, sql: object) -> Lane:
+        return Lane.REPLICA if sql == READ else Lane.PRIMARY
+
+
+def lost(connection: Connection) -> psycopg.OperationalError:
+    connection.status(LOST)
+    return psycopg.OperationalError("the server closed the connection")
+
+
+def fail(router: Staged, error: Callable[[Connection], Exception] | type[Exception]) -> None:
+    """Let the first statement of each replica fail."""
+    for name in ("pg2", "pg3"):
+        connection = router.connection(name)
+        if isinstance(error, type):
+            connection.answers.append(error("refused"))
+        else:
+            break_it(connection, error)
+
+
+def break_it(connection: Connection, error: Callable[[Connection], Exception]) -> None:
+    execute = connection.execute
+
+    def broken(sql: str, *_: Any, **__: Any) -> Any:
+        connection.execute = execute  # type: ignore[method-assign]
+        connection.done.append(sql)
+        raise error(connection)
+
+    connection.execute = broken  # type: ignore[method-assign]
+
+
+def test_a_read_goes_to_a_replica_and_a_write_to_the_primary() -> None:
+    router = Router(ALL_WELL)
+    assert router.execute(READ).node in ("pg2", "pg3")
+    assert router.execute(WRITE).node == "pg1"
+    assert [reason for _, _, reason in router.noted.routes] == [Reason.READ, Reason.STATEMENT]
+
+
+def test_a_read_whose_connection_was_lost_goes_on_elsewhere() -> None:
+    router = Router(ALL_WELL)
+    fail(router, lost)
+    assert router.execute(READ).node == "pg1"
+    assert {node for node, _ in router.noted.retries} == {"pg2", "pg3"}
+    assert {action for _, action in router.noted.retries} == {"next_node"}
+
+
+def test_a_recovery_conflict_goes_on_elsewhere() -> None:
+    router = Router(ALL_WELL)
+    router.connection("pg2").answers.append(errors.SerializationFailure("conflict with recovery"))
+    router.connection("pg3").answers.append(errors.SerializationFailure("conflict with recovery"))
+    assert router.execute(READ).node == "pg1"
+
+
+def test_a_read_that_the_server_knows_for_a_write_goes_to_the_primary_once_for_all() -> None:
+    router = Router(ALL_WELL)
+    fail(router, errors.ReadOnlySqlTransaction)
+    assert router.execute(READ).node == "pg1"
+    assert router.noted.misroutes
+    assert router.statements.route(READ) is Lane.PRIMARY
+    assert router.noted.routes[-1][2] is Reason.STATEMENT
+
+
+@pytest.mark.parametrize(
+    "error", [errors.UndefinedTable, errors.QueryCanceled, errors.InsufficientPrivilege]
+)
+def test_a_wrong_statement_is_not_tried_again(error: type[Exception]) -> None:
+    router = Router(ALL_WELL)
+    fail(router, error)
+    with pytest.raises(error) as raised:
+        router.execute(READ)
+    assert router.noted.retries == []
+    assert raised.value.__notes__[0].startswith("pgroute: on node pg")
+
+
+def test_a_write_whose_connection_was_lost_is_in_doubt() -> None:
+    router = Router(ALL_WELL)
+    break_it(router.connection("pg1", writes=True), lost)
+    with pytest.raises(CommitUnknown, match="pg1") as raised:
+        router.execute(WRITE)
+    assert isinstance(raised.value.__cause__, psycopg.OperationalError)
+    assert router.noted.retries == []
+
+
+def test_a_write_that_may_happen_twice_is_sent_again() -> None:
+    router = Router(ALL_WELL)
+    break_it(router.connection("pg1", writes=True), lost)
+    assert router.execute(WRITE, idempotent=True).node == "pg1"
+    assert router.noted.retries == [("pg1", "rediscover")]
+
+
+def test_a_deadlock_on_the_primary_is_tried_again() -> None:
+    router = Router(ALL_WELL)
+    router.connection("pg1", writes=True).answers.append(errors.DeadlockDetected("deadlock"))
+    assert router.execute(WRITE).node == "pg1"
+
+
+def test_a_stale_plan_is_run_once_more_without_it() -> None:
+    router = Router(ALL_WELL)
+    connection = router.connection("pg1", writes=True)
+    stale = errors.FeatureNotSupported("cached plan must not change result type")
+    connection.answers.append(stale)
+    assert router.execute(WRITE).node == "pg1"
+    connection.answers.extend([stale, stale])
+    with pytest.raises(errors.FeatureNotSupported):
+        router.execute(WRITE)
+
+
+def test_retries_end_at_the_deadline() -> None:
+    router = Router(ALL_WELL)
+    endless = [errors.DeadlockDetected("deadlock") for _ in range(10_000)]
+    router.connection("pg1", writes=True).answers.extend(endless)
+    started = router.time.now
+    with pytest.raises(errors.DeadlockDetected):
+        router.execute(WRITE, timeout=0.1)
+    assert router.time.now - started < 0.2
+
+
+def test_retries_end_with_their_budget() -> None:
+    router = Router(ALL_WELL, retry_share=0)
+    endless = [errors.DeadlockDetected("deadlock") for _ in range(10_000)]
+    router.connection("pg1", writes=True).answers.extend(endless)
+    with pytest.raises(errors.DeadlockDetected):
+        router.execute(WRITE, timeout=3600)
+    assert len(router.noted.retries) == 10  # the reserve of a program with little traffic
+
+
+def test_words_that_mean_nothing_are_refused() -> None:
+    with pytest.raises(UnknownContract):
+        Router(ALL_WELL).execute(READ, contract="now")
+
+
+# Transactions
+
+
+def begin(connection: Any) -> str:
+    connection.status(IN_TRANSACTION)
+    connection.execute(WRITE)
+    return "done"
+
+
+def test_a_transaction_commits_and_gives_its_value() -> None:
+    router = Router(ALL_WELL)
+    connection = router.connection("pg1", writes=True)
+    assert router.transaction(begin) == "done"
+    assert connection.done[-1] == "commit"
+
+
+@pytest.mark.parametrize(
+    "error", [errors.SerializationFailure, errors.DeadlockDetected, errors.ReadOnlySqlTransaction]
+)
+def test_a_transaction_that_was_rolled_back_is_run_again_as_a_whole(
+    error: type[Exception],
+) -> None:
+    router = Router(ALL_WELL)
+    connection = router.connection("pg1", writes=True)
+    runs = []
+
+    def work(given: Any) -> int:
+        runs.append(1)
+        given.status(IN_TRANSACTION)
+        if len(runs) < 3:
+            given.status(FAILED)
+            raise error("again")
+        return len(runs)
+
+    assert router.transaction(work) == 3
+    assert connection.done.count("rollback") == 2
+    assert {action for _, action in router.noted.retries} == {"rerun"}
+
+
+def test_a_transaction_that_fails_to_commit_is_run_again() -> None:
+    router = Router(ALL_WELL)
+    connection = router.connection("pg1", writes=True)
+
+    def refuse(_: Commit) -> None:
+        connection.on_commit = None
+        connection.status(0)
+        raise errors.SerializationFailure("at commit")
+
+    connection.on_commit = refuse
+    assert router.transaction(begin) == "done"
+    assert connection.done.count(WRITE) == 2
+
+
+def test_the_caller_s_own_error_ends_a_transaction() -> None:
+    router = Router(ALL_WELL)
+
+    def work(given: Any) -> None:
+        given.status(IN_TRANSACTION)
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError):
+        router.transaction(work)
+    assert router.noted.retries == []
+    assert "rollback" in router.connection("pg1", writes=True).done
+
+
+def test_a_read_only_transaction_runs_on_a_replica_and_moves_on() -> None:
+    router = Router(ALL_WELL)
+    nodes = []
+
+    def work(given: Any) -> str:
+        nodes.append(given.node)
+        if len(nodes) == 1:
+            given.status(FAILED)
+            raise errors.SerializationFailure("conflict with recovery")
+        return str(given.node)
+
+    assert router.transaction(work, read_only=True) in ("pg2", "pg3")
+    assert sorted(nodes) == ["pg2", "pg3"]
+
+
+# COMMIT in doubt
+
+
+def in_doubt(router: Staged, number: int | None, *, known: bool = True) -> None:
+    """Let the connection be lost at the next COMMIT, the transaction's number told or not."""
+    connection = router.connection("pg1", writes=True)
+
+    def lose(commit: Commit) -> None:
+        commit.number, commit.number_known = number, known
+        raise lost(connection)
+
+    connection.on_commit = lose
+
+
+def test_a_commit_that_is_known_to_have_happened_is_no_error() -> None:
+    router = Router(ALL_WELL)
+    in_doubt(router, 740)
+    router.connection("pg1").answers.append([("committed",)])
+    with router.write() as connection:
+        connection.status(IN_TRANSACTION)  # type: ignore[attr-defined]
+    assert router.noted.doubts == [Doubt.COMMITTED]
+
+
+def test_a_commit_is_waited_for_while_it_is_in_progress() -> None:
+    router = Router(ALL_WELL)
+    in_doubt(router, 740)
+    router.connection("pg1").answers.extend([[("in progress",)], [("committed",)]])
+    with router.write() as connection:
+        connection.status(IN_TRANSACTION)  # type: ignore[attr-defined]
+    assert router.noted.doubts == [Doubt.COMMITTED]
+
+
+@pytest.mark.parametrize(
+    ("number", "answers"), [(None, []), (740, [[(None,)]])], ids=["no number", "forgotten"]
+)
+def test_a_commit_that_nobody_knows_of_is_said_to_be_unknown(
+    number: int | None, answers: list[Any]
+) -> None:
+    router = Router(ALL_WELL)
+    in_doubt(router, number, known=number is not None)
+    router.connection("pg1").answers.extend(answers)
+    with pytest.raises(CommitUnknown) as raised, router.write() as connection:
+        connection.status(IN_TRANSACTION)  # type: ignore[attr-defined]
+    assert (raised.value.node, raised.value.transaction_id) == ("pg1", number)
+    assert router.noted.doubts == [Doubt.UNKNOWN]
+
+
+def test_a_commit_on_a_primary_that_was_replaced_is_unknown() -> None:
+    router = Router(ALL_WELL)
+    in_doubt(router, 740)
+    promoted = (Silence("pg1", "gone"), Answer("pg2", False, 2, 7, 1010, False))
+    with pytest.raises(CommitUnknown), router.write() as connection:  # noqa: PT012
+        connection.status(IN_TRANSACTION)  # type: ignore[attr-defined]
+        router.rounds = [promoted]
+        in_doubt(router, 740)
+        router.pool("pg1", writes=True).everyone = lambda *_, **__: []  # type: ignore[method-assign]
+        router.play()
+
+
+def test_a_transaction_that_changed_nothing_cannot_be_lost() -> None:
+    router = Router(ALL_WELL)
+    in_doubt(router, None)
+    with router.write() as connection:
+        connection.status(IN_TRANSACTION)  # type: ignore[attr-defined]
+    assert router.noted.doubts == []
+
+
+def test_a_transaction_whose_commit_did_not_happen_is_run_again() -> None:
+    router = Router(ALL_WELL)
+    in_doubt(router, 740)
+    router.connection("pg1").answers.append([("aborted",)])
+    assert router.transaction(begin) == "done"
+    assert router.noted.doubts == [Doubt.ROLLED_BACK]
+    assert router.noted.retries == [("pg1", "rerun")]
+
+
+def test_a_statement_past_its_deadline_is_not_tried_elsewhere() -> None:
+    router = Router(ALL_WELL)
+
+    def slow(connection: Connection) -> Exception:
+        router.time.sleep(2)
+        router.watch(router.time.now)
+        return lost(connection)
+
+    fail(router, slow)
+    with pytest.raises(DeadlineExceeded, match="not done within 1 s"):
+        router.execute(READ, timeout=1)
+    assert len(router.noted.routes) == 1
+
+
+def test_a_lone_primary_serves_its_reads_itself() -> None:
+    router = Router((PRIMARY,))
+    assert router.execute(READ).node == "pg1"
