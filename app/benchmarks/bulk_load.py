@@ -79,11 +79,10 @@ def paths(partitions: Partitions) -> dict[str, Path]:
 
     return {
         BASELINE: one_copy,
-        "pgroute, 1 connection, through the parent": loading(connections=1),
-        "pgroute, 1 connection, by leaf": loading(connections=1, by_leaf=True),
+        "pgroute, 1 connection, through the parent": loading(),
+        "pgroute, 1 connection, by leaf": loading(by_leaf=True),
         "pgroute, 2 connections, by leaf": loading(connections=2),
         "pgroute, 4 connections, by leaf": loading(connections=4),
-        "pgroute, 4 connections, through the parent": loading(connections=4, by_leaf=False),
         "executemany": executemany,
     }
 

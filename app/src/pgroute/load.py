@@ -1,4 +1,4 @@
-"""Many users in little time: COPY into the leaves of tbl_users."""
+"""Many users in little time: COPY into tbl_users."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def load_users(
 ) -> Loaded:
     """Add ``count`` made-up users to tbl_users on the primary.
 
-    ``progress`` hears how many rows the server has taken; they are committed at the end, leaf by
-    leaf. Raises what :func:`pgroute.partitions.load` raises.
+    ``progress`` hears how many rows the server has taken; they are committed together at
+    the end. Raises what :func:`pgroute.partitions.load` raises.
     """
     return load(
         router,

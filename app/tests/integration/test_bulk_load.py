@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date
+from functools import partial
 from random import Random
 from typing import Any
 from uuid import UUID
@@ -16,7 +17,8 @@ import pytest
 
 from pgroute import Router
 from pgroute.errors import LoadFailed
-from pgroute.partitions import Outcome, Partitions, load
+from pgroute.partitions import Outcome, Partitions
+from pgroute.partitions import load as load_on_one
 from tests.servers import Servers, port
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -25,6 +27,7 @@ Row = tuple[Any, ...]
 pytestmark = pytest.mark.integration
 
 COLUMNS = ("id", "name", "n")
+load = partial(load_on_one, connections=4)
 _SCHEMA = """
 set role app_owner;
 create schema bulk;
@@ -138,6 +141,14 @@ def test_fewer_connections_hold_several_leaves_each(
     assert len(done.parts) == connections
     leaves = [leaf for part in done.parts for leaf in part.rows_by_table]
     assert sorted(leaves) == ["bulk.p0", "bulk.p1", "bulk.p2", "bulk.p3"]
+
+
+def test_one_connection_goes_through_the_table(router: Router, connection: Connection) -> None:
+    rows = people(700)
+    done = load_on_one(router, "bulk.people", COLUMNS, rows, block_rows=100)
+    assert done.why_not_by_leaf == "one connection gains nothing by it"
+    assert [dict(part.rows_by_table) for part in done.parts] == [{"bulk.people": 700}]
+    assert stored(connection) == rows
 
 
 def test_one_transaction_on_request(router: Router, connection: Connection) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from itertools import count, islice
+from itertools import islice
 from operator import itemgetter
 from typing import Any, Protocol, TypeAlias
 
@@ -21,7 +21,6 @@ from pgroute.partitions.routing import Leaf
 from pgroute.partitions.table import Partitions
 
 BLOCK_ROWS = 5_000
-MOST_CONNECTIONS = 4
 _CHUNK_ROWS = 1_000
 _BLOCKS_HELD = 8
 _ROWS_HELD_PER_LEAF = 200
@@ -62,7 +61,7 @@ def load(
     *,
     partitions: Partitions | None = None,
     by_leaf: bool | None = None,
-    connections: int | None = None,
+    connections: int = 1,
     single_transaction: bool = False,
     max_rejects: int | None = 0,
     block_rows: int = BLOCK_ROWS,
@@ -74,18 +73,20 @@ def load(
 
     ``where``: a Router; a function that gives a connection whose block commits; or a connection,
     on which the load is part of the caller's transaction (one of its own when none is open).
-    ``partitions``: the table's, when already read. With several connections rows go to their
-    leaves, by the key computed here, or through ``table`` where that cannot be
-    (``Loaded.why_not_by_leaf``). With one they go through ``table``: the server checks a row's
-    leaf at the price of choosing it, so that choosing here saves nothing. ``by_leaf`` decides
-    otherwise.
+    *Leaves.* On one connection rows go through ``table``: the server checks a row's leaf at the
+    price of choosing it, so that choosing here saves nothing. On several, each takes the rows of
+    its own leaves, by the key computed here; that pays when the server's work per row (indexes,
+    triggers) outweighs the client's. Where a leaf cannot be computed or written to, all rows go
+    through ``table`` on one connection (``Loaded.why_not_by_leaf``). ``by_leaf`` decides
+    otherwise; ``partitions`` are the table's, when already read.
 
     *Atomicity.* Each connection is one transaction and a leaf belongs to one connection, so that
     a leaf gets all of its rows or none; with as many connections as leaves, each leaf is its own
     transaction. Nothing is committed before every row is with the server. Then one transaction
     commits after the other: only an error at COMMIT can leave some leaves written and others not.
-    ``single_transaction`` (or ``connections=1``) leaves nothing to that chance. ``connections``
-    is 1 for a connection, else at most 4 and not more than leaves.
+    One connection, or ``single_transaction``, leaves nothing to that chance. Equal keys lie in
+    one leaf, so that connections do not wait for each other's; but a trigger that locks the same
+    row for every leaf would make them, until ``timeout``: use one connection then.
 
     *Rejects.* A row that cannot be written stops the load, or is left out while there are at most
     ``max_rejects`` (None: any number); each is reported with its number, from 1.
@@ -105,17 +106,17 @@ def load(
     with connect() as connection:
         shape = shape_of(connection, table, columns)
         alone = single_transaction or isinstance(where, psycopg.Connection)
-        most = 1 if alone else connections or MOST_CONNECTIONS
+        most = 1 if alone else connections
         why_not = None
         if by_leaf is False:
             why_not = "not wanted"
         elif by_leaf is None and most == 1:
             why_not = "one connection gains nothing by it"
         plan = _plan(connection, table, columns, partitions, why_not)
-    lanes_wanted = max(1, min(most, plan.leaf_count if plan.by_leaf else connections or 1))
+    most = min(most, plan.leaf_count)
     rejects = Rejects(max_rejects)
     loading = _Loading(plan, shape, rejects, block_rows, progress)
-    loading.lanes = [Lane(connect, shape, rejects, callers=callers) for _ in range(lanes_wanted)]
+    loading.lanes = [Lane(connect, shape, rejects, callers=callers) for _ in range(most)]
     try:
         loading.take(rows)
         loading.wait()
@@ -208,10 +209,9 @@ class _Loading:
     rows_read: int = 0
     error: Exception | None = None
     _blocks: dict[Leaf | None, Block] = field(default_factory=dict)
-    _lane_of: dict[Leaf, int] = field(default_factory=dict)
+    _lane_of: dict[Leaf | None, int] = field(default_factory=dict)
     _held: int = 0
     _complete: bool = False
-    _turn: Iterator[int] = field(default_factory=count)
 
     def take(self, rows: Iterable[Sequence[Any]]) -> None:
         """Group all rows. Stops early when a lane fails."""
@@ -259,7 +259,7 @@ class _Loading:
 
     def _group(self, chunk: list[Sequence[Any]]) -> None:
         leaves = self._leaves_of(chunk)
-        appends = {leaf: self._appends(leaf) for leaf in set(leaves)}
+        appends = {leaf: self._appends(leaf) for leaf in dict.fromkeys(leaves)}
         for number, (row, leaf) in enumerate(zip(chunk, leaves, strict=True), self.rows_read + 1):
             append_row, append_number = appends[leaf]
             append_row(row)
@@ -286,10 +286,7 @@ class _Loading:
     def _hand_over(self, leaf: Leaf | None) -> None:
         block = self._blocks.pop(leaf)
         self._held -= len(block.rows)
-        if leaf is None:
-            turn = next(self._turn)
-        else:
-            turn = self._lane_of.setdefault(leaf, len(self._lane_of))
+        turn = self._lane_of.setdefault(leaf, len(self._lane_of))
         self.lanes[turn % len(self.lanes)].put(block)
         self._tell()
 
