@@ -221,6 +221,18 @@ def test_a_batch_has_a_result_for_each_row_in_order(router: Router) -> None:
     assert len(found) == len(fresh) + 1
 
 
+def test_a_key_twice_in_one_batch_is_written_once(router: Router) -> None:
+    one, other = NewUser(new_key(), unique()), NewUser(new_key(), unique())
+    with unit_of_work(router) as unit:
+        outcomes = add_users(unit, [one, other, one])
+        assert find_user(unit, one.id) == User(one.id, one.first_name)
+    assert [outcome.result for outcome in outcomes] == [
+        Result.INSERTED,
+        Result.INSERTED,
+        Result.DUPLICATE,
+    ]
+
+
 def test_an_empty_batch_is_nothing(router: Router) -> None:
     with unit_of_work(router) as unit:
         assert add_users(unit, []) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -173,6 +174,21 @@ def test_a_body_that_is_too_long_is_413(
     )
     assert problem(answer, 413)["detail"] == "a body may have 65536 bytes"
     assert store.asked == []
+
+
+def test_a_body_that_announces_its_length_is_refused_unread() -> None:
+    sent: list[Any] = []
+
+    async def unread(*_: object) -> Any:
+        raise AssertionError("nothing is read, and the application is not asked")
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    length = str(BODY_BYTES + 1).encode()
+    scope = {"type": "http", "method": "POST", "headers": [(b"content-length", length)]}
+    asyncio.run(BodyLimit(unread)(scope, unread, send))
+    assert sent[0]["status"] == 413
 
 
 # Tokens

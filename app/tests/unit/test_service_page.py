@@ -266,6 +266,8 @@ def test_the_end_ends_every_stream() -> None:
         stream = watching(Scripted(), Shelf())
         viewers = [asyncio.ensure_future(pictures(stream, 10**9)) for _ in range(3)]
         await pictures(stream, 1)
+        for _ in range(20):
+            await asyncio.sleep(0)  # until every viewer waits for the next picture
         stream.end()
         await asyncio.wait_for(asyncio.gather(*viewers), 10)
         await stream.close()
