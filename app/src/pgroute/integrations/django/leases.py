@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+from datetime import UTC
 from typing import Any
 
 from django.conf import settings
@@ -16,7 +17,6 @@ from django.db.backends.postgresql.psycopg_any import (
     TextLoader,
     register_tzloader,
 )
-from django.utils.timezone import get_default_timezone, get_default_timezone_name
 
 from pgroute import ConfigurationError, Router, Settings
 
@@ -62,13 +62,12 @@ def _dress(connection: Any) -> None:
     for name in ("jsonb", "inet", "cidr"):
         connection.adapters.register_loader(name, TextLoader)
     connection.adapters.register_dumper(Range, DjangoRangeDumper)
-    zone = get_default_timezone() if settings.USE_TZ else None
-    register_tzloader(zone, connection)
+    register_tzloader(UTC if settings.USE_TZ else None, connection)
     connection.cursor_factory = Cursor
     connection.prepare_threshold = None
-    wanted = get_default_timezone_name() if settings.USE_TZ else settings.TIME_ZONE
-    if connection.info.parameter_status("TimeZone") != wanted:
-        connection.execute("select set_config('TimeZone', %s, false)", [wanted])
+    zone = "UTC" if settings.USE_TZ else settings.TIME_ZONE
+    if connection.info.parameter_status("TimeZone") != zone:
+        connection.execute("select set_config('TimeZone', %s, false)", [zone])
         if not connection.autocommit:
             connection.commit()
 

@@ -28,13 +28,14 @@ _FROM_PRIMARY = "primary"  # instead of a token, when none could be had
 class Visit:
     """One visitor's work: what its reads ask for, and the router's session that it is."""
 
+    router: Any
     session: Any
     contract: dict[str, Any] = field(default_factory=dict)
     wrote: bool = False
 
     def start_anew(self) -> None:
         """Forget what was seen before, read on the primary, and take another token along."""
-        self.session = router().session()
+        self.session = self.router.session()
         self.contract = {"contract": "strong"}
         self.wrote = True
 
@@ -44,9 +45,9 @@ _visit: ContextVar[Visit | None] = ContextVar("pgroute_visit", default=None)
 
 def current_visit() -> Visit:
     """The visit of this context, made when there is none."""
-    found = _visit.get()
-    if found is None:
-        found = Visit(router().session())
+    found, ours = _visit.get(), router()
+    if found is None or found.router is not ours:  # of before a fork, perhaps
+        found = Visit(ours, ours.session())
         _visit.set(found)
     return found
 
@@ -59,7 +60,8 @@ def visit(after: Token | None = None, **contract: Any) -> Iterator[Visit]:
     as arguments of ``Router.read``.
     """
     give_back()
-    kept = _visit.set(Visit(router().session(after), contract))
+    ours = router()
+    kept = _visit.set(Visit(ours, ours.session(after), contract))
     try:
         yield current_visit()
     finally:
