@@ -23,7 +23,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.memory import private_kib
 from pgroute import Router, new_key
 from pgroute.chaos.router_client import RouterClient
-from pgroute.chaos.tally import Outcome, Read, Tally, Write
+from pgroute.chaos.tally import Outcome, Promise, Read, Tally, Write
 from pgroute.chaos.workload import Workload
 from pgroute.text import table
 
@@ -46,21 +46,27 @@ class Sample:
 
 
 class Counts(Tally):
-    """Counts, and forgets everything else."""
+    """Counts, and forgets everything but the stale reads."""
 
     def __init__(self) -> None:
         super().__init__()
         self.counted: Counter[str] = Counter()
+        self.stale: list[Read] = []
 
     def wrote(self, write: Write) -> None:
         self.counted["failed" if write.error else "writes"] += 1
 
     def read(self, read: Read) -> None:
         self.counted[read.outcome] += 1
+        if read.outcome is Outcome.STALE:
+            self.stale.append(read)
 
 
-def soak(minutes: float, say: Callable[[str], None]) -> list[Sample]:
-    """Load and faults for so long; a sample every few seconds."""
+def soak(minutes: float, say: Callable[[str], None]) -> tuple[list[Sample], list[Read]]:
+    """Load and faults for so long; a sample every few seconds, and the stale reads.
+
+    Without the reads within a lag that could not find what a failover has lost.
+    """
     counts, samples = Counts(), list[Sample]()
     began, done = time.monotonic(), threading.Event()
 
@@ -84,7 +90,10 @@ def soak(minutes: float, say: Callable[[str], None]) -> list[Sample]:
                 done.set()
                 workload.stop()
                 watcher.join()
-    return samples
+            present = client.found()
+    lag = Promise.MAX_LAG
+    stale = [r for r in counts.stale if r.promise is not lag or (r.worker, r.missing) in present]
+    return samples, stale
 
 
 def _sample(seconds: float, counted: Counter[str]) -> Sample:
@@ -118,12 +127,14 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--output", type=Path, help="folder for soak.json and soak.txt")
     arguments = parser.parse_args()
-    samples = soak(arguments.minutes, print)
+    samples, stale = soak(arguments.minutes, print)
     step = max(1, len(samples) // 12)
     rows = [tuple(asdict(sample).values()) for sample in samples[::step]]
     text = (
         table(tuple(name.replace("_", " ") for name in asdict(samples[0])), rows, indent=0)
         + f"\n\ngrowth from the second to the last quarter: {growth_kib(samples):,.0f} KiB"
+        + f"\nstale reads, without those of what a failover has lost: {len(stale)}"
+        + "".join(f"\n  {read.promise} on {read.node}, {read.what}" for read in stale)
     )
     print(text)
     if arguments.output is not None:
