@@ -25,6 +25,7 @@ from pgroute.core.lsn import Mark, Token
 from pgroute.core.topology import Topology
 from pgroute.errors import PgrouteError, RouterClosed, TokenNotReached
 from pgroute.explain import Explanation, explain_async
+from pgroute.hedging import Pace, hedged_async
 from pgroute.results import Result
 from pgroute.session import AsyncSession
 from pgroute.statements import Route as Lane
@@ -42,6 +43,7 @@ class AsyncRouter(Base):
     """
 
     _loop: asyncio.AbstractEventLoop
+    _pace: Pace | None = None  # None: no read is hedged
 
     # Life
 
@@ -57,8 +59,10 @@ class AsyncRouter(Base):
         if self.opened:
             raise RouterClosed("a router is opened once")
         self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Future[None]] = set()
+        self._tasks: set[asyncio.Future[Any]] = set()
         self.opened = True
+        if self.settings.hedge_share > 0:
+            self._pace = Pace(self.hedge_delay)
         self.fleet.start()
         # The first answers include connecting, which later ones do not.
         settings = self.settings
@@ -154,6 +158,11 @@ class AsyncRouter(Base):
         if not reads:
             until = self.clock() + limit
             return await self.run(running.Statement(sql, params, PLAIN, False, idempotent, until))
+        if self._pace is not None:
+            until = self.clock() + limit
+            return await self._hedged(
+                running.Statement(sql, params, PLAIN, True, idempotent, until)
+            )
         next(self.calls)
         reading = AsyncReading(self, limit)
         connection = await reading.__aenter__()
@@ -253,6 +262,26 @@ class AsyncRouter(Base):
         """A statement with everything that may happen to it."""
         return await self.drive(running.execute(self, statement))
 
+    async def _hedged(self, statement: running.Statement) -> Result:
+        """A read that may be asked twice at once."""
+        assert self._pace is not None  # noqa: S101 - for the type checker
+        next(self.calls)
+        try:
+            return await hedged_async(self, self._pace, statement)
+        except running.Failure as failure:
+            return await self.drive(running.execute(self, statement, failure))
+
+    def look_after(self, task: asyncio.Future[Any]) -> None:
+        """Keep a task that nobody awaits until it has ended; its error is heard and dropped."""
+
+        def ended(task: asyncio.Future[Any]) -> None:
+            self._tasks.discard(task)
+            if not task.cancelled():
+                task.exception()
+
+        self._tasks.add(task)
+        task.add_done_callback(ended)
+
     async def _run_again(
         self, statement: running.Statement, reading: AsyncReading, error: BaseException
     ) -> Result:
@@ -345,9 +374,7 @@ class AsyncRouter(Base):
                 done.set_result(None)
 
         def begin() -> None:
-            task = asyncio.ensure_future(quietly())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self.look_after(asyncio.ensure_future(quietly()))
 
         try:
             self._loop.call_soon_threadsafe(begin)

@@ -26,6 +26,7 @@ from pgroute.commit import Commit
 from pgroute.config import Settings
 from pgroute.core.budgets import RatioBudget, TokenBucket
 from pgroute.core.contracts import EVENTUAL, Contract
+from pgroute.core.latency import HedgeDelay
 from pgroute.core.lsn import Mark, Token
 from pgroute.core.policies import POLICIES, Policy
 from pgroute.core.topology import Role, Topology
@@ -142,6 +143,7 @@ class Base(ABC):
         self.calls = count()
         self.retry_budget = RatioBudget(settings.retry_share, reserve=10)
         self.hedge_budget = RatioBudget(settings.hedge_share, most=100)
+        self.hedge_delay = HedgeDelay(fraction=settings.hedge_percentile)
         self.spill_cap = TokenBucket(
             per_second=settings.spill_reads_per_second,
             burst=settings.spill_reads_per_second,

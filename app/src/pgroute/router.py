@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
 from typing import Any, Self, TypeVar
@@ -24,6 +24,7 @@ from pgroute.core.lsn import Mark, Token
 from pgroute.core.topology import Topology
 from pgroute.errors import RouterClosed
 from pgroute.explain import Explanation, explain
+from pgroute.hedging import Pace, hedged
 from pgroute.pool import NodePool
 from pgroute.results import Result
 from pgroute.session import Session
@@ -35,6 +36,8 @@ __all__ = ["PoolReport", "Router"]
 
 T = TypeVar("T")
 
+_MOST_HEDGED = 64  # attempts at once
+
 
 class Router(Base):
     """Hands out connections: the primary for writes, a healthy replica for reads.
@@ -45,6 +48,9 @@ class Router(Base):
     and with each one that comes back. Use it as a context manager, or call :meth:`open` and
     :meth:`close`. Thread-safe. Raises ConfigurationError when the configuration cannot be used.
     """
+
+    _pace: Pace | None = None  # None: no read is hedged
+    _hedger: ThreadPoolExecutor
 
     # Life
 
@@ -60,6 +66,9 @@ class Router(Base):
         if self.opened:
             raise RouterClosed("a router is opened once")
         self.opened = True
+        if self.settings.hedge_share > 0:
+            self._pace = Pace(self.hedge_delay)
+            self._hedger = ThreadPoolExecutor(_MOST_HEDGED, thread_name_prefix="pgroute-hedge")
         self.fleet.start()
         # The first answers include connecting, which later ones do not.
         settings = self.settings
@@ -83,6 +92,8 @@ class Router(Base):
         while self.busy() and self.clock() < until:
             time.sleep(0.005)
         self.fleet.stop(timeout)
+        if self._pace is not None:
+            self._hedger.shutdown(wait=False, cancel_futures=True)
         for pool in self.pools_by_key.values():
             pool.close(max(until - self.clock(), 0.1))
 
@@ -165,6 +176,9 @@ class Router(Base):
         if not reads:
             until = self.clock() + limit
             return self.run(running.Statement(sql, params, PLAIN, False, idempotent, until))
+        if self._pace is not None:
+            until = self.clock() + limit
+            return self._hedged(running.Statement(sql, params, PLAIN, True, idempotent, until))
         next(self.calls)
         reading = Reading(self, limit)
         connection = reading.__enter__()
@@ -244,6 +258,15 @@ class Router(Base):
     def run(self, statement: running.Statement) -> Result:
         """A statement with everything that may happen to it."""
         return self.drive(running.execute(self, statement))
+
+    def _hedged(self, statement: running.Statement) -> Result:
+        """A read that may be asked twice at once."""
+        assert self._pace is not None  # noqa: S101 - for the type checker
+        next(self.calls)
+        try:
+            return hedged(self, self._hedger, self._pace, statement)
+        except running.Failure as failure:
+            return self.drive(running.execute(self, statement, failure))
 
     def _run_again(
         self, statement: running.Statement, reading: Reading, error: BaseException

@@ -70,7 +70,8 @@ def execute(router: Base, statement: Statement, failure: Failure | None = None) 
             if action in _ELSEWHERE:
                 yield router.do_pause(effort.pause(failure))
         try:
-            return (yield from _attempt(router, statement, until, avoid, prepare))
+            holder = Holder(router, max(until - router.clock(), 0.001), statement.plan)
+            return (yield from attempt(router, statement, holder, avoid, prepare))
         except Failure as another:
             failure = another
 
@@ -136,10 +137,21 @@ class _Effort:
         return pause
 
 
-def _attempt(
-    router: Base, statement: Statement, until: float, avoid: frozenset[str], prepare: bool | None
+def _nothing() -> None:
+    return
+
+
+def attempt(
+    router: Base,
+    statement: Statement,
+    holder: Holder,
+    avoid: frozenset[str],
+    prepare: bool | None,
+    leased: Callable[[], None] = _nothing,
+    over: Callable[[], None] = _nothing,
 ) -> Steps[Result]:
-    holder = Holder(router, max(until - router.clock(), 0.001), statement.plan)
+    """One attempt at a statement. ``leased()`` is called with the connection in ``holder``,
+    ``over()`` before it is given back. Raises Failure, and what leasing raises."""
     if statement.reads:
         connection = yield from lease_read(router, holder, avoid)
     else:
@@ -147,11 +159,14 @@ def _attempt(
             router, holder, read_only=False, reason=Reason.STATEMENT
         )
     try:
+        leased()
         cursor, rows = yield router.do_query(connection, statement.sql, statement.params, prepare)
     except BaseException as error:
+        over()
         lost = is_lost(connection)
         yield from end_failed(router, holder, error, lost)
         raise
+    over()
     yield from end(router, holder, None)
     note(router, holder)
     return Result(cursor, rows, holder.route.node)

@@ -23,9 +23,9 @@ from pgroute import (
     Settings,
     new_key,
 )
-from pgroute.observer import Doubt, Silent
+from pgroute.observer import Doubt, Hedge, Silent
 from pgroute.statements import Route, Statements
-from tests.servers import Servers, eventually, whole
+from tests.servers import Servers, eventually, port, whole
 
 from .fronts import FRONTS, opened
 
@@ -281,6 +281,35 @@ def test_a_misroute_corrects_itself_once(servers: Servers, front: str, noted: No
             assert (result.node, result.rowcount) == ("pg1", 1)
             assert rows(servers, key) == "1"
             assert noted.misroutes == 1, turn
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_a_late_read_is_asked_again_elsewhere(servers: Servers, front: str) -> None:
+    class Hedges(Silent):
+        def __init__(self) -> None:
+            self.outcomes: list[Hedge] = []
+
+        def hedged(self, node: str, outcome: Hedge) -> None:
+            if node == "pg2":
+                self.outcomes.append(outcome)
+
+    seen = Hedges()
+    slow = f"select pg_sleep(case when inet_server_port() = {port('pg2')} then 60 else 0 end)"
+    settings = servers.settings(hedge_share=0.05)
+    with opened(front, settings, statements=Credulous(), observer=seen) as router:
+        eventually(lambda: whole(router), what="all well")
+        for _ in range(300):  # what is usual, and something to pay with
+            router.execute("select 1")
+        while Hedge.SECOND_WON not in seen.outcomes:
+            assert router.execute(slow, timeout=30).node == "pg3"
+        query = "select count(*) from pg_stat_activity where state = 'active' and query like "
+        eventually(
+            lambda: servers.sql("pg2", query + "'select pg_sleep%'") == "0",
+            what="the loser is cancelled",
+            seconds=20,
+        )
+        assert router.execute("select 1").rows == [(1,)]
+        eventually(lambda: not router.busy(), what="every connection is back")
 
 
 # Pools

@@ -1,0 +1,160 @@
+"""Reads that are asked twice when the first answer is late (opt-in: ``hedge_share``).
+
+The second attempt goes to another replica once the first has taken longer than most reads do. The
+budget caps how many; the loser is cancelled. Only for statements that are known to change nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from pgroute.base import Base, Holder, Steps
+from pgroute.core.latency import HedgeDelay
+from pgroute.observer import Hedge, Reason
+from pgroute.results import Result
+from pgroute.running import Statement, attempt
+
+if TYPE_CHECKING:
+    from pgroute.async_router import AsyncRouter
+    from pgroute.router import Router
+
+_CANCEL_SECONDS = 1.0
+_UPDATE_EVERY = 64  # reads
+
+
+class Pace:
+    """How long reads take lately, and from when on one is late."""
+
+    def __init__(self, delay: HedgeDelay) -> None:
+        self.delay = delay
+        self._reads = 0
+
+    def took(self, seconds: float) -> None:
+        """Count one read."""
+        self.delay.latencies.record(seconds)
+        self._reads += 1
+        if self._reads % _UPDATE_EVERY == 0:
+            self.delay.update()
+
+
+class _Attempt:
+    """One of the two: its connection is not given back while somebody cancels on it."""
+
+    def __init__(
+        self, router: Base, statement: Statement, avoid: frozenset[str] = frozenset()
+    ) -> None:
+        left = max(statement.until - router.clock(), 0.001)
+        self.holder = Holder(router, left, statement.plan)
+        self.node = ""  # while it has no connection
+        self._router = router
+        self._statement = statement
+        self._avoid = avoid
+        self._lock = threading.Lock()
+        self._over = False
+
+    def steps(self) -> Steps[Result]:
+        """Run it."""
+        return attempt(
+            self._router, self._statement, self.holder, self._avoid, None, self._leased, self._end
+        )
+
+    def cancel(self) -> None:
+        """Let the server stop. Waits for the server to have heard it."""
+        with self._lock:
+            if self.node and not self._over:
+                with suppress(psycopg.Error):
+                    self.holder.connection.cancel_safe(timeout=_CANCEL_SECONDS)
+
+    def _leased(self) -> None:
+        self.node = self.holder.route.node
+
+    def _end(self) -> None:
+        with self._lock:
+            self._over = True
+
+
+def _second(router: Base, statement: Statement, first: _Attempt) -> _Attempt | None:
+    """The second attempt, None when there may be none."""
+    if not first.node or len(router.fleet.replicas) < 2:
+        return None
+    if not router.hedge_budget.try_take(next(router.calls)):
+        router.observer.hedged(first.node, Hedge.CAPPED)
+        return None
+    again = replace(statement, plan=replace(statement.plan, reason=Reason.HEDGE))
+    return _Attempt(router, again, frozenset({first.node}))
+
+
+def hedged(router: Router, executor: Executor, pace: Pace, statement: Statement) -> Result:
+    """The answer that comes first. Raises Failure, or what leasing raises, when none does."""
+    started = router.clock()
+
+    def begin(one: _Attempt) -> Future[Result]:
+        return executor.submit(lambda: router.drive(one.steps()))
+
+    first = _Attempt(router, statement)
+    running = {begin(first): first}
+    late = pace.delay.seconds
+    if late is not None and not wait(running, timeout=late).done:
+        second = _second(router, statement, first)
+        if second is not None:
+            running[begin(second)] = second
+    both = len(running) == 2
+    while True:
+        future = next(iter(wait(running, return_when=FIRST_COMPLETED).done))
+        one = running.pop(future)
+        if future.exception() is None:
+            break
+        if not running:
+            return future.result()  # raises
+    pace.took(router.clock() - started)
+    for loser in running.values():
+        executor.submit(loser.cancel)
+    if both:
+        _tell(router, first, one)
+    return future.result()
+
+
+async def hedged_async(router: AsyncRouter, pace: Pace, statement: Statement) -> Result:
+    """As :func:`hedged`."""
+    started = router.clock()
+
+    def begin(one: _Attempt) -> asyncio.Task[Result]:
+        return asyncio.create_task(router.drive(one.steps()))
+
+    first = _Attempt(router, statement)
+    running = {begin(first): first}
+    try:
+        late = pace.delay.seconds
+        if late is not None and not (await asyncio.wait(running, timeout=late))[0]:
+            second = _second(router, statement, first)
+            if second is not None:
+                running[begin(second)] = second
+        both = len(running) == 2
+        while True:
+            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            task = done.pop()
+            one = running.pop(task)
+            if task.exception() is None:
+                break
+            if not running:
+                return task.result()  # raises
+        pace.took(router.clock() - started)
+        if both:
+            _tell(router, first, one)
+        return task.result()
+    finally:
+        for task in running:  # psycopg cancels what the server does for it
+            task.cancel()
+            router.look_after(task)
+
+
+def _tell(router: Base, first: _Attempt, winner: _Attempt) -> None:
+    outcome = Hedge.FIRST_WON if winner is first else Hedge.SECOND_WON
+    router.observer.hedged(first.node, outcome)
