@@ -142,10 +142,10 @@ def take(router: Base, holder: Holder, route: Any, until: float) -> Steps[Any]:
     """A connection of one pool, entered into the books. NodeUnavailable when none comes."""
     pool, name = route.pool, route.node
     settings = router.settings
-    limit = min(until - router.clock(), float(settings.connect_timeout_seconds))
+    limit = max(min(until - router.clock(), float(settings.connect_timeout_seconds)), 0.0)
     started = router.clock()
     try:
-        connection = yield router.do_take(pool, max(limit, 0.0))
+        connection = yield router.do_take(pool, limit)
     except (PoolTimeout, TooManyRequests) as error:
         why = pool.why_no_connection(limit)
         if pool.last_error is None or pool.password_refused:  # no fault of the server
