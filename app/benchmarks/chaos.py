@@ -1,6 +1,6 @@
 """Every fault in turn, pgroute and hasql under the same load on the same servers at once.
 
-python -m benchmarks.chaos [--seconds 5] [--clients pgroute,hasql] [--output chaos.json]
+python -m benchmarks.chaos [--seconds 5] [--clients pgroute,hasql] [--output FOLDER]
 """
 
 from __future__ import annotations
@@ -145,22 +145,28 @@ def main() -> None:
     """Run everything, print the table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seconds", type=float, default=5.0, help="each fault lasts this long")
-    parser.add_argument("--clients", default=",".join(CLIENTS))
-    parser.add_argument("--output", type=Path, help="where the JSON goes")
+    parser.add_argument(
+        "--clients", default=",".join(CLIENTS), help="of pgroute, pgroute-async, hasql"
+    )
+    parser.add_argument("--output", type=Path, help="folder for chaos.txt and chaos.json")
     arguments = parser.parse_args()
     clients = arguments.clients.split(",")
     with breakable() as servers:
         reports = run_faults(servers, scenario(arguments.seconds), clients=clients)
-    print(as_table(reports))
-    for name, report in reports.items():
-        print(f"\n{name}: {'; '.join(report.broken) or 'every promise held'}")
+    verdicts = [f"{n}: {'; '.join(r.broken) or 'every promise held'}" for n, r in reports.items()]
+    text = "\n\n".join([as_table(reports), *verdicts])
+    print(f"\n{text}")
     if arguments.output is not None:
+        machine = describe_machine()
         result = {
-            "machine": describe_machine(),
+            "machine": machine,
             "seconds": arguments.seconds,
             "clients": {name: asdict(report) for name, report in reports.items()},
         }
-        arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+        shown = "\n".join(f"{name}: {value}" for name, value in machine.items())
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        (arguments.output / "chaos.txt").write_text(f"{shown}\n\n{text}\n")
+        (arguments.output / "chaos.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
