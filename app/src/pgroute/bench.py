@@ -65,10 +65,10 @@ def measure(
             raw()
             routed()
         for _ in range(rounds):
-            yield _round(raw, routed, calls, clock)
+            yield run_round(raw, routed, calls, clock)
 
 
-def _round(
+def run_round(
     raw: Callable[[], object],
     routed: Callable[[], object],
     calls: int,

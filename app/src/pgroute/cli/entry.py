@@ -35,7 +35,8 @@ for _command in (status, doctor, demo, load, partitions, explain, bench, chaos, 
 def main() -> None:
     """The entry point: errors become one sentence on stderr and an exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
+    for chatty in ("pgroute", "psycopg.pool"):  # what matters is in the output or in the error
+        logging.getLogger(chatty).setLevel(logging.ERROR)
     try:
         app(prog_name="pgroute")
     except ConfigurationError as error:

@@ -92,7 +92,8 @@ def judge_conflicts(facts: Facts, _: Limits) -> Iterator[Finding]:
             yield warning(
                 f"{server.conflicts} reads were cancelled for replay so far; {words}",
                 "keep reads short, set hot_standby_feedback = on, or let "
-                "max_standby_streaming_delay grow (then lag grows with it)",
+                "max_standby_streaming_delay grow (then lag grows with it); select pg_stat_reset() "
+                "there counts anew",
                 node=node.name,
             )
         else:
