@@ -22,7 +22,17 @@ from benchmarks.figures import FIGURES, PathFigures, Round, compare
 from benchmarks.fleet import on_loopback
 from benchmarks.machine import describe_machine
 from benchmarks.memory import Memory, measure_memory
-from benchmarks.paths import NAME, Path, async_reads, run, sync_reads, writes
+from benchmarks.paths import (
+    NAME,
+    RAW,
+    RAW_ASYNC,
+    RAW_IN_TURN,
+    Path,
+    async_reads,
+    run,
+    sync_reads,
+    writes,
+)
 from benchmarks.plot import bars
 from benchmarks.proxies import Proxy, start_proxies
 from pgroute import Router, Settings, new_key
@@ -145,6 +155,15 @@ def as_table(figures: Sequence[PathFigures]) -> str:
     )
 
 
+def _shown(figures: Sequence[PathFigures], baseline: str) -> list[tuple[str, float]]:
+    """What the plot shows of the paths that are compared with ``baseline``."""
+    return [
+        (figure.name.removesuffix(", async"), figure.p10.ratio)
+        for figure in figures
+        if figure.baseline == baseline and figure.name != RAW_IN_TURN
+    ]
+
+
 def memory_table(memory: Memory) -> str:
     """Resident memory in KiB."""
     rows = [(name.replace("_", " "), value) for name, value in asdict(memory).items()]
@@ -191,7 +210,13 @@ def main() -> None:
         (arguments.output / "reads.svg").write_text(
             bars(
                 "One read by primary key: time relative to a raw connection (p10)",
-                [(each.name, each.p10.ratio) for each in reads],
+                [
+                    ("threads", _shown(reads, RAW)),
+                    (
+                        "asyncio",
+                        _shown(reads, RAW_ASYNC),
+                    ),
+                ],
                 highlight="pgroute",
             )
         )

@@ -58,7 +58,8 @@ def test_ratios_are_of_the_same_round() -> None:
 
 
 def test_plot_shows_every_path_and_escapes_its_name() -> None:
-    drawn = bars("Title", [("a < b", 1.5), ("pgroute", 1.04)], highlight="pgroute")
+    values = [("a < b", 1.5), ("pgroute", 1.04)]
+    drawn = bars("Title", [("Heading", values)], highlight="pgroute")
     assert "a &lt; b" in drawn
     assert drawn.count('class="ours"') == 1
     assert drawn.index("pgroute</text>") < drawn.index("a &lt; b</text>")
