@@ -22,6 +22,9 @@ const REASONS = {
   lag_exceeded: "no replica within the lag asked for",
 };
 
+// What may be either is said to be: these reasons do not tell.
+const KINDS = { write: "write", statement: "read or write", retry: "read or write" };
+
 const byId = (id) => document.getElementById(id);
 const clock = (moment) => moment.toLocaleTimeString([], { hour12: false });
 const count = (number) => number.toLocaleString("en");
@@ -226,7 +229,9 @@ function lagOf(node) {
 
 function ageOf(node) {
   if (node.role === "primary") return "–";
-  return node.lag_seconds === null ? "unknown" : `at most ${node.lag_seconds.toFixed(1)} s old`;
+  if (node.lag_seconds === null) return "unknown age";
+  const seconds = node.lag_seconds;
+  return `at most ${seconds < 1 ? `${Math.ceil(seconds * 1000)} ms` : `${seconds.toFixed(1)} s`} old`;
 }
 
 function poolsOf(node) {
@@ -265,7 +270,7 @@ function routeRow(route) {
     "tr",
     {},
     make("th", { scope: "row" }, route.node),
-    cell({}, route.reason === "write" ? "write" : "read"),
+    cell({}, KINDS[route.reason] ?? "read"),
     cell({}, REASONS[route.reason] ?? route.reason.replaceAll("_", " ")),
     cell({ className: "number rate" }),
     cell({ className: "number all" }),
