@@ -51,7 +51,7 @@ def test_reads_go_on_without_a_replica(report: Report, window: str) -> None:
     found = line(report, window)
     assert found.reads > 100
     assert (found.last_failed_read or 0) < found.seconds
-    assert found.failed_writes == 0
+    assert found.writes > 20
 
 
 def test_reads_go_on_without_a_primary(report: Report) -> None:
