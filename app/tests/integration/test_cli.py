@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from tests.integration.test_commands import pgroute
+from tests.integration.test_commands import environment, pgroute
 from tests.servers import Servers, eventually, port
 
 pytestmark = pytest.mark.integration
@@ -83,6 +87,37 @@ def test_status_watches_until_it_is_known_that_there_is_no_primary(servers: Serv
     done = pgroute(servers, "status", "--watch", "0.1", "--count", "1", PGROUTE_NODES=nodes)
     assert done.returncode == 1
     assert done.stderr.startswith("pgroute: no writable server: pg2 is a replica")
+
+
+def test_status_is_refreshed_in_place_on_a_terminal(servers: Servers) -> None:
+    ours, theirs = os.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as terminal:
+        done = subprocess.run(
+            [sys.executable, "-m", "pgroute", "status", "--watch", "0.1", "--count", "1"],
+            env=environment(servers),
+            stdout=theirs,
+            timeout=60,
+        )
+        os.close(theirs)
+        shown = terminal.read(65536).decode()
+    assert done.returncode == 0
+    assert shown.startswith("\x1b[HCluster ")
+    assert shown.rstrip().endswith("\x1b[J")
+
+
+def test_an_interrupt_ends_the_watch_well(servers: Servers) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pgroute", "status", "--watch", "60", "--json"],
+        env=environment(servers),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())["primary"] == "pg1"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
 
 
 # doctor

@@ -14,7 +14,7 @@ from pgroute.config import Settings
 from pgroute.errors import PgrouteError
 from pgroute.router import Router
 
-_HOME_AND_CLEAR = "\x1b[H\x1b[2J"
+_HOME, _CLEAR_LINE, _CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 
 
 def status(
@@ -40,7 +40,7 @@ def status(
 
 def _watch(settings: Settings, seconds: float, looks: int | None, as_json: bool) -> Picture | None:
     """The last picture, None when interrupted: then nobody asks for an exit code."""
-    begin = _HOME_AND_CLEAR if sys.stdout.isatty() and not as_json else ""
+    in_place = sys.stdout.isatty() and not as_json
     shown = 0
     with Router(watcher(settings)) as router:
         try:
@@ -49,10 +49,16 @@ def _watch(settings: Settings, seconds: float, looks: int | None, as_json: bool)
                 router.fleet.want()
                 picture = look_closely(router, settings.application_name)
                 text = json.dumps(picture.data()) if as_json else picture.wide_table() + "\n"
-                typer.echo(f"{begin}{text}")
+                typer.echo(_over_the_last(text) if in_place else text)
                 shown += 1
                 if shown == looks:
                     return picture
                 time.sleep(max(0.0, seconds - (time.monotonic() - started)))
         except KeyboardInterrupt:
             return None
+
+
+def _over_the_last(text: str) -> str:
+    """Written over what stands on the terminal, without a moment of emptiness."""
+    lines = "\n".join(line + _CLEAR_LINE for line in text.splitlines())
+    return f"{_HOME}{lines}{_CLEAR_BELOW}"

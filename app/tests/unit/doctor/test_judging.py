@@ -89,6 +89,7 @@ def test_one_of_two_addresses_is_a_warning_and_both_are_a_problem() -> None:
         ('too many connections for role "app_rw"', "let max_connections or the role's limit grow"),
         ("the database system is starting up", "wait until the server has started"),
         ("server does not support SSL, but SSL was required", "set ssl = on"),
+        ("unsupported startup parameter: options", "connect to the server itself"),
         ("SSL error: certificate verify failed", "renew the server's certificate"),
         ("connection timeout expired", "the server takes connections but does not answer"),
         ("le mot de passe est faux", "see the server's log"),
@@ -276,6 +277,13 @@ def test_lag_that_is_a_problem(found: CatchUp | None, words: str) -> None:
     seen = facts(catch_up=measured)
     assert troubles(seen) == [(PROBLEM, "lag", "pg2")]
     assert words in findings(seen, "lag")[0].says
+
+
+def test_lag_is_no_second_problem_where_the_reader_does_not_get_in() -> None:
+    refused = (Login("app_ro", Purpose.READ, "no"), logins()[1])
+    for name in ("pg1", "pg2"):
+        seen = facts(node(name, logins=refused), catch_up={"pg3": CatchUp(0, 0.001, 2)})
+        assert troubles(seen) == [(PROBLEM, "login", name)]
 
 
 def test_lag_within_the_limit_is_told() -> None:

@@ -27,6 +27,7 @@ _REFUSALS = (
     ("not accepting connections", "wait until recovery is consistent; a standby needs hot_standby"),
     ("not yet accepting connections", "wait until recovery is consistent, or see the log"),
     ("shutting down", "start the server again, or take the node out of the configuration"),
+    ("unsupported startup parameter", "connect to the server itself: a pooler stands between"),
     ("does not support SSL", "set ssl = on on the server, or do not demand TLS with sslmode"),
     ("root certificate file", "put the authority's certificate there, or name it in sslrootcert"),
     ("certificate verify failed", "renew the server's certificate, or give the right sslrootcert"),

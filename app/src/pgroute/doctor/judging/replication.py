@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pgroute.core.topology import Role
-from pgroute.doctor.facts import Facts, NodeFacts, Server
+from pgroute.doctor.facts import Facts, NodeFacts, Purpose, Server
 from pgroute.doctor.findings import Finding, ok, problem, warning
 from pgroute.doctor.judging.roles import topology_of
 from pgroute.doctor.limits import Limits
@@ -35,9 +35,13 @@ def judge_receivers(facts: Facts, _: Limits) -> Iterator[Finding]:
 def judge_lag(facts: Facts, _: Limits) -> Iterator[Finding]:
     """Each replica is within the limit, and gets soon where the primary has been."""
     most = facts.settings.max_lag_bytes
-    if topology_of(facts).primary is None:
+    primary = topology_of(facts).primary
+    readable = {node.name for node in facts.nodes if node.session(Purpose.READ) is not None}
+    if primary not in readable:
         return  # nothing to compare with
     for node, _server in _replicas(facts):
+        if node.name not in readable:
+            continue
         found = facts.catch_up.get(node.name)
         if found is None:
             yield problem(
