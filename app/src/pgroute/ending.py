@@ -40,7 +40,7 @@ def end(router: Base, holder: Holder, error: BaseException | None) -> Steps[None
         cut = yield from _let_go(router, holder)
         told = explain(router, holder, failure if error is None else error, cut=cut, lost=lost)
         if commit.sent and isinstance(failure, psycopg.Error) and (lost or cut):
-            yield from _resolve(router, holder, commit, told)
+            yield from resolve(router, holder, commit, told)
         elif told is not error:
             raise told from (None if told is failure else failure)
     else:
@@ -112,7 +112,7 @@ def _read_only(holder: Holder) -> bool:
     return bool(holder.pool.read_only)
 
 
-def _resolve(router: Base, holder: Holder, commit: Commit, error: BaseException) -> Steps[None]:
+def resolve(router: Base, holder: Holder, commit: Commit, error: BaseException) -> Steps[None]:
     """Return when the transaction has surely committed; raise ``error`` when it surely has not.
 
     CommitUnknown when nobody can say.

@@ -340,6 +340,44 @@ def test_a_unit_of_work_that_fails_is_rolled_back(engines: Engines, router: Rout
         assert count.fetchone() == (0,)
 
 
+@pytest.fixture
+def waiting_commits(servers: Servers) -> Iterator[None]:
+    """The primary commits, and waits for a standby that never comes before it says so."""
+
+    def configure(setting: str, shown: str) -> None:
+        servers.sql("pg1", f"alter system {setting}")
+        servers.sql("pg1", "select pg_reload_conf()")
+        eventually(
+            lambda: servers.sql("pg1", "show synchronous_standby_names") == shown, what="reloaded"
+        )
+
+    configure("set synchronous_standby_names = 'nobody'", "nobody")
+    yield
+    configure("reset synchronous_standby_names", "")
+
+
+@pytest.mark.usefixtures("waiting_commits")
+def test_a_session_s_commit_whose_answer_is_lost_is_found_out(
+    servers: Servers, sessions: sessionmaker[RoutedSession]
+) -> None:
+    def cut_it_off() -> None:
+        terminate = (
+            "select count(pg_terminate_backend(pid)) from pg_stat_activity "
+            "where wait_event = 'SyncRep' and usename = 'app_rw'"
+        )
+        eventually(lambda: servers.sql("pg1", terminate) == "1", what="it waits in its COMMIT")
+
+    key = uuid.uuid4()
+    with ThreadPoolExecutor(1) as threads, sessions() as session:
+        session.execute(text("set local synchronous_commit = on"))
+        session.add(User(id=key, first_name="In doubt"))
+        session.flush()
+        cut = threads.submit(cut_it_off)
+        session.commit()
+        cut.result()
+        assert session.scalar(NAMES.where(User.id == key)) == "In doubt"
+
+
 def test_sessions_go_on_after_a_failover(
     expendable: Servers, engines: Engines, sessions: sessionmaker[RoutedSession]
 ) -> None:

@@ -54,8 +54,7 @@ from sqlalchemy.util.concurrency import await_only, in_greenlet
 from pgroute.base import Steps
 from pgroute.commit import Commit
 from pgroute.core.lsn import Token
-from pgroute.ending import _resolve as resolve
-from pgroute.ending import explain
+from pgroute.ending import explain, resolve
 from pgroute.errors import PgrouteError
 from pgroute.statements import Route
 
