@@ -31,7 +31,7 @@ from pgroute.core.lsn import Mark, Token
 from pgroute.core.policies import POLICIES, Policy
 from pgroute.core.topology import Role, Topology
 from pgroute.core.trail import Trail
-from pgroute.errors import NodeUnavailable, RouterClosed, TokenNotReached
+from pgroute.errors import NodeUnavailable, RouterClosed, TokenError, TokenNotReached
 from pgroute.fleet import Fleet
 from pgroute.instruments import instruments
 from pgroute.lease import Front
@@ -260,8 +260,19 @@ class Base(ABC):
         last = self._last_write.get()
         if last is not None and last.timeline != fleet.topology.fence.timeline:
             self._last_write.set(None)  # said once
-            return PendingToken(last, self._settled)  # of before a failover: it may be lost
+            if not self._proven(last):  # of before a failover: it may be lost
+                return PendingToken(last, self._settled)
         return PendingToken(fleet.mark(fleet.topology.primary or "", self.clock()), self._settled)
+
+    def _proven(self, mark: Mark) -> bool:
+        """Whether what ended at ``mark`` is surely part of the primary's log."""
+        try:
+            token = self.fleet.ledger.settle(mark)
+            if token is not None:
+                self.fleet.ledger.prove(token)
+        except TokenError:
+            return False
+        return token is not None
 
     @abstractmethod
     def _settled(self, mark: Mark) -> Token: ...
@@ -336,8 +347,8 @@ class Base(ABC):
         """The route to a node's pool."""
         return self.routes[self.pools_by_key[node, read_only], role, reason]
 
-    def hand_out(self, holder: Holder, route: Route, connection: Any, now: float) -> Any:
-        """Enter a lease into the books."""
+    def hand_out(self, holder: Holder, route: Route, connection: Any, until: float) -> None:
+        """Enter a lease into the books; it is cut at ``until``."""
         fleet = self.fleet
         holder.pool = route.pool
         holder.route = route
@@ -347,9 +358,8 @@ class Base(ABC):
         holder.epoch = fleet.ledger.epoch(route.node)
         holder.losses = fleet.losses[route.node]
         connection.route = route.pair
-        route.pool.in_flight[holder] = now + holder.limit
+        route.pool.in_flight[holder] = until
         route.count()
-        return connection
 
     def saw(self, holder: Holder) -> None:
         """A block has ended, well or not: what it saw binds its session, if there is one."""

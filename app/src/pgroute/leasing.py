@@ -147,7 +147,7 @@ def take(router: Base, holder: Holder, route: Any, until: float) -> Steps[Any]:
     try:
         connection = yield router.do_take(pool, limit)
     except (PoolTimeout, TooManyRequests) as error:
-        why = pool.why_no_connection(limit)
+        why = router.fleet.breakers[name].why or pool.why_no_connection(limit)
         if pool.last_error is None or pool.password_refused:  # no fault of the server
             router.observer.failed(name, Fault.NO_CONNECTION)
             router.fleet.wake()
@@ -164,7 +164,9 @@ def take(router: Base, holder: Holder, route: Any, until: float) -> Steps[Any]:
         yield router.do_discard(pool, connection)
         router.fleet.suspect(name, Fault.READ_ONLY, "is a replica by now")
         raise NodeUnavailable(f"{name}: is a replica by now")
-    router.hand_out(holder, route, connection, now)
+    # ``until`` is of the checkout, which begins with the operation and may end before it.
+    rest = max(0.0, holder.limit - settings.checkout_timeout_seconds)
+    router.hand_out(holder, route, connection, until + rest)
     if as_primary and router.fleet.topology.primary != name:
         # It lost its role while we waited: whoever cuts its connections has not seen this one.
         yield from give_back(router, holder)
