@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from pgroute.core.retries import Action
 from pgroute.errors import NodeUnavailable, NoPrimary, NoReadableNode
 from pgroute.fleet import Fleet
 from pgroute.observer import Doubt, Fault, Hedge, Purpose, Query, Reason, Silent, Wait
@@ -125,6 +126,10 @@ class RouterMetrics(Silent):
             self.breaker_turned(node, "closed")
             for doubt in Doubt:
                 self._in_doubt.labels(node, doubt)
+            for hedge in Hedge:
+                self._hedged.labels(node, hedge)
+            for action in set(Action) - {Action.RAISE}:
+                self._retried.labels(node, action)
         for purpose in Purpose:
             for error in (NoPrimary, NoReadableNode, NodeUnavailable):
                 self._refused.labels(purpose, error.__name__)
