@@ -36,6 +36,10 @@ class Log(Silent):
     def wants_queries(self) -> bool:
         return self._limit is not None
 
+    @property
+    def queries_from(self) -> float:
+        return self._limit or 0.0
+
     def primary_changed(self, before: str | None, after: str | None) -> None:
         level = logging.INFO if after else logging.WARNING
         self._say(

@@ -105,6 +105,11 @@ class Observer(Protocol):
         """
         ...
 
+    @property
+    def queries_from(self) -> float:
+        """How many seconds a statement must have taken to be told of: 0 for all of them."""
+        ...
+
     def counter(self, node: str, role: Role, reason: Reason) -> Callable[[], object]:
         """What to call for each connection handed out this way. Asked once per triple, kept."""
         ...
@@ -172,6 +177,10 @@ class Silent:
     def wants_queries(self) -> bool:
         return False
 
+    @property
+    def queries_from(self) -> float:
+        return 0.0
+
     def counter(self, node: str, role: Role, reason: Reason) -> Callable[[], object]:
         """Calls :meth:`routed`, or nothing where that does nothing."""
         if type(self).routed is Silent.routed:
@@ -235,6 +244,10 @@ class _Together(Silent):
     @property
     def wants_queries(self) -> bool:
         return bool(self._asking)
+
+    @property
+    def queries_from(self) -> float:
+        return min((one.queries_from for one in self._asking), default=0.0)
 
     def counter(self, node: str, role: Role, reason: Reason) -> Callable[[], object]:
         every = [one.counter(node, role, reason) for one in self._all]

@@ -30,6 +30,7 @@ class Stopwatch:
         wall: Callable[[], int] = time.time_ns,
     ) -> None:
         self.observer = observer
+        self.least = observer.queries_from
         self.clock = clock
         self.wall = wall
 
@@ -53,6 +54,8 @@ class _Timing:
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         seconds = self._watch.clock() - self._started_on
+        if seconds < self._watch.least:
+            return
         connection = self._cursor.connection
         parameterised = self._parameters is not None
         role, reason = getattr(connection, "route", None) or (None, None)

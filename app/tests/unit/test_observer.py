@@ -117,6 +117,13 @@ def test_queries_go_to_those_who_want_them() -> None:
     assert not together(other, Noted(asks=False)).wants_queries
 
 
+def test_the_least_that_anybody_wants_is_what_is_told() -> None:
+    slow, all_of_them = Log(slow_query_seconds=0.5), Noted()
+    assert slow.queries_from == 0.5
+    assert together(slow, Noted(asks=False)).queries_from == 0.5
+    assert together(slow, all_of_them).queries_from == 0.0
+
+
 @pytest.mark.parametrize(("seconds", "wants"), [(None, False), (0.2, True)])
 def test_statements_are_timed_only_when_the_settings_ask(
     seconds: float | None, wants: bool

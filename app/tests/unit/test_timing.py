@@ -21,6 +21,11 @@ class Told(Silent):
 
     def __init__(self) -> None:
         self.queries: list[Query] = []
+        self.least = 0.0
+
+    @property
+    def queries_from(self) -> float:
+        return self.least
 
     def queried(self, query: Query) -> None:
         self.queries.append(query)
@@ -129,6 +134,17 @@ def test_every_asynchronous_way_is_told_once(watch: Stopwatch, told: Told, clock
     asyncio.run(use())
     texts = ["select ?", "insert %s", "select ?", "copy t from stdin"]
     assert told.queries == [expected(text) for text in texts]
+
+
+def test_a_statement_that_was_too_quick_is_not_told(told: Told, clock: Clock) -> None:
+    told.least = 0.6
+    watch = Stopwatch(told, clock=clock, wall=lambda: 17)
+    timed(Sync, watch)(clock).execute("select 1")
+    assert told.queries == []
+    told.least = 0.5
+    watch = Stopwatch(told, clock=clock, wall=lambda: 17)
+    timed(Sync, watch)(clock).execute("select 1")
+    assert told.queries == [expected("select ?")]
 
 
 def test_an_error_is_told_and_goes_on(watch: Stopwatch, told: Told, clock: Clock) -> None:
