@@ -170,8 +170,7 @@ class AsyncRouter(Base):
             cursor = await connection.execute(sql, params)
             rows = await cursor.fetchall()
         except BaseException as error:  # noqa: BLE001 - learnt from, then raised
-            until = reading.pool.in_flight.get(reading, self.clock())
-            statement = running.Statement(sql, params, PLAIN, True, idempotent, until)
+            statement = running.Statement(sql, params, PLAIN, True, idempotent, reading.until)
             return await self._run_again(statement, reading, error)
         await reading.__aexit__(None, None, None)
         return Result(cursor, rows, connection.node)

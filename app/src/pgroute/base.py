@@ -86,6 +86,7 @@ class Holder:
         "route",
         "router",
         "timeline",
+        "until",
         "verdict",
     )
 
@@ -100,6 +101,7 @@ class Holder:
     route: Route
     timeline: int
     epoch: int
+    until: float  # when the connection is cut
     losses: int
 
 
@@ -358,7 +360,7 @@ class Base(ABC):
         holder.epoch = fleet.ledger.epoch(route.node)
         holder.losses = fleet.losses[route.node]
         connection.route = route.pair
-        route.pool.in_flight[holder] = until
+        route.pool.in_flight[holder] = holder.until = until
         route.count()
 
     def saw(self, holder: Holder) -> None:

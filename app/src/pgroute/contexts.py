@@ -33,7 +33,7 @@ class Reading(Holder):
         self.route = route
         self.connection = connection
         connection.route = route.pair
-        pool.in_flight[self] = now + self.limit
+        pool.in_flight[self] = self.until = now + self.limit
         route.count()
         return connection  # type: ignore[no-any-return]
 

@@ -186,8 +186,7 @@ class Router(Base):
             cursor = connection.execute(sql, params)
             rows = cursor.fetchall()
         except BaseException as error:  # noqa: BLE001 - learnt from, then raised
-            until = reading.pool.in_flight.get(reading, self.clock())
-            statement = running.Statement(sql, params, PLAIN, True, idempotent, until)
+            statement = running.Statement(sql, params, PLAIN, True, idempotent, reading.until)
             return self._run_again(statement, reading, error)
         reading.__exit__(None, None, None)
         return Result(cursor, rows, connection.node)

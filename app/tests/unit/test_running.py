@@ -15,7 +15,7 @@ from pgroute.core.topology import Answer, Silence
 from pgroute.observer import Doubt
 from pgroute.statements import Route as Lane
 
-from .staged import ALL_WELL, FAILED, IN_TRANSACTION, LOST, PRIMARY, Connection, Staged
+from .staged import ACTIVE, ALL_WELL, FAILED, IN_TRANSACTION, LOST, PRIMARY, Connection, Staged
 
 READ = "select 1"
 WRITE = "insert"
@@ -323,6 +323,22 @@ def test_a_statement_past_its_deadline_is_not_tried_elsewhere() -> None:
     with pytest.raises(DeadlineExceeded, match="not done within 1 s"):
         router.execute(READ, timeout=1)
     assert len(router.noted.routes) == 1
+
+
+def test_a_statement_cut_for_its_node_s_silence_goes_on_elsewhere() -> None:
+    router = Router(ALL_WELL)
+
+    def silent(connection: Connection) -> Exception:
+        connection.status(ACTIVE)
+        router.cut_reads(connection.node)
+        return lost(connection)
+
+    for name in ("pg2", "pg3"):  # the first attempt is on the fast path
+        connection = router.connection(name)
+        break_it(connection, silent)
+        router.pool(name).idle.append(connection)
+    assert router.execute(READ).node == "pg1"
+    assert {action for _, action in router.noted.retries} == {"next_node"}
 
 
 def test_a_lone_primary_serves_its_reads_itself() -> None:
