@@ -146,6 +146,7 @@ def test_a_connection_that_is_not_encrypted_is_said_plainly() -> None:
     found = findings(facts(plain("pg1")), "tls")[0]
     assert found.verdict is WARNING
     assert found.says == ("the connection is NOT encrypted (sslmode=prefer): the server has no TLS")
+    assert troubles(facts(plain("pg1", tls=Tls(True)))) == [(WARNING, "tls", "pg1")]
     offered = findings(facts(plain("pg1", sslmode="disable", tls=Tls(True))), "tls")[0]
     assert offered.says.endswith("(sslmode=disable), though the server offers TLS")
     local = plain("pg1", reach=Reach((Address("IPv4", "127.0.0.1", 0.001),)))
@@ -164,11 +165,30 @@ def certified(days: float, *names: str, begun: float = 10, sslmode: str = "verif
     return facts(node("pg1", tls=Tls(True, shown), sslmode=sslmode))
 
 
+def test_one_plain_connection_of_two_is_enough_to_say_so() -> None:
+    mixed = (logins()[0], logins(encrypted=False)[1])
+    assert troubles(facts(node("pg1", logins=mixed))) == [(WARNING, "tls", "pg1")]
+    found = findings(facts(node("pg1", logins=logins(tls_version=None))), "tls")
+    assert [each.says for each in found[:2]] == [
+        "encrypted: TLS, sslmode=verify-full",
+        "encrypted: TLSv1.3, sslmode=verify-full",
+    ]
+
+
+def test_a_certificate_that_cannot_be_read_is_a_warning() -> None:
+    unread = facts(node("pg1", tls=Tls(True, failure="EE key too small")))
+    assert troubles(unread) == [(WARNING, "certificate", "pg1")]
+    assert troubles(facts(node("pg1", tls=Tls(None, failure="timed out")))) == []
+
+
 def test_certificates_by_their_dates() -> None:
     def verdict(seen: Facts, days: float = 30) -> Verdict:
         return findings(seen, "certificate", Limits(expiry_days=days))[0].verdict
 
-    assert verdict(certified(31)) is Verdict.OK
+    assert verdict(certified(30)) is Verdict.OK
+    assert verdict(certified(99, begun=0)) is Verdict.OK
+    soon = findings(certified(2.5), "certificate")[0].says
+    assert soon == "the certificate expires in 2.5 days"
     assert verdict(certified(29.9)) is WARNING
     assert verdict(certified(29.9), days=29) is Verdict.OK
     assert verdict(certified(0)) is PROBLEM
@@ -179,6 +199,8 @@ def test_certificates_by_their_dates() -> None:
 
 def test_a_certificate_for_another_host_is_as_bad_as_sslmode_makes_it() -> None:
     assert troubles(certified(99, "pg9")) == [(PROBLEM, "certificate", "pg1")]
+    says = findings(certified(99, "pg8", "pg9"), "certificate")[1].says
+    assert says == "the certificate is for pg8, pg9, not for pg1"
     assert (WARNING, "certificate", "pg1") in troubles(certified(99, "pg9", sslmode="require"))
 
 
@@ -198,6 +220,12 @@ def test_a_certificate_for_another_host_is_as_bad_as_sslmode_makes_it() -> None:
 )
 def test_names_of_certificates(name: str, host: str, fits: bool) -> None:
     assert covers([name], host) is fits
+
+
+def test_one_name_of_a_certificate_is_enough() -> None:
+    names = ["pg9", "pg1", "10.0.0.9", "10.0.0.1"]
+    assert covers(names, "pg1")
+    assert covers(names, "10.0.0.1")
 
 
 # Roles
@@ -314,7 +342,22 @@ def test_clocks_count_only_beyond_what_the_round_trip_leaves_open() -> None:
         (WARNING, "clock", None),  # pg1 and pg3
     ]
     assert clocks(Clock(0.7, 0), Clock(-0.7, 0)) == [(WARNING, "clock", None)]
+    assert clocks(Clock(0.7, 0.3), Clock(-0.7, 0.3)) == []
+    assert clocks(Clock(1.0, 0), Clock(0, 0)) == []
     assert clocks(Clock(-2, 0), Clock(-2, 0))[0] == (WARNING, "clock", "pg1")
+
+
+def test_clocks_in_words() -> None:
+    def says(clock: Clock) -> list[str]:
+        return [each.says for each in findings(facts(changed("pg1", clock=clock)), "clock")]
+
+    assert says(Clock(-0.012, 0.0005))[0] == (
+        "its clock is within 12.0 ms (give or take 0.5) of this machine's"
+    )
+    late = says(Clock(-2, 0.1))
+    assert late[0] == "its clock is 2,000.0 ms (give or take 100.0) behind this machine's"
+    assert late[-1] == "the clocks of pg1 and pg3 differ by 2.0 s"
+    assert "ahead of" in says(Clock(2, 0.1))[0]
 
 
 # Privileges
@@ -420,7 +463,14 @@ def test_connections_of_roles_database_and_server() -> None:
     assert troubles(facts(changed("pg2", max_connections=24))) == []
     busy = changed("pg2", used_connections=77)
     assert troubles(facts(busy)) == [(WARNING, "connections", "pg2")]
+    assert "20 of 97 connections are free now" in findings(facts(busy), "connections")[1].says
     assert troubles(facts(changed("pg2", used_connections=76))) == []
+    assert findings(facts(), "connections")[0].says == (
+        "full pools take 21 of 97 connections, 0 are in use"
+    )
+    assert troubles(facts(changed("pg2", database_limit=0))) == [(PROBLEM, "connections", "pg2")]
+    closed = troubles(facts(node("pg2", logins=logins(connection_limit=0))))
+    assert closed == [(PROBLEM, "connections", "pg2")] * 2
 
 
 def test_one_user_for_both_has_both_pools() -> None:
