@@ -130,6 +130,24 @@ def test_an_unread_passfile_matters_only_where_passwords_are_asked_for() -> None
     assert troubles(facts(*trusted, passfile=unread)) == []
 
 
+def test_a_password_in_the_environment_is_a_warning() -> None:
+    assert troubles(facts(password_variable=True)) == [(WARNING, "passfile", None)]
+
+
+def test_one_user_with_a_password_is_enough_to_want_the_passfile() -> None:
+    mixed = (logins()[0], logins(used_password=False)[1])
+    trusted = [node(name, logins=logins(used_password=False)) for name in ("pg2", "pg3")]
+    seen = facts(node("pg1", logins=mixed), *trusted, passfile=Passfile("/p", "gone"))
+    assert troubles(seen) == [(PROBLEM, "passfile", None)]
+
+
+def test_a_node_with_one_good_address_has_its_logins_judged() -> None:
+    good, dead = Address("IPv4", "10.0.0.2", 0.001), Address("IPv6", "fd00::2", failure="refused")
+    refused = (Login("app_ro", Purpose.READ, "no"), logins()[1])
+    seen = facts(node("pg2", reach=Reach((good, dead)), logins=refused))
+    assert (PROBLEM, "login", "pg2") in troubles(seen)
+
+
 def test_a_server_that_stops_answering_is_told() -> None:
     hung = node("pg3", server=None, failure="not done within 10 s")
     assert (PROBLEM, "login", "pg3") in troubles(facts(hung))
