@@ -146,6 +146,35 @@ def test_sales_of_a_period_are_told_by_a_replica(http: httpx2.Client) -> None:
     assert answer.headers["served-by"] in ("pg2", "pg3")
 
 
+def test_more_requests_than_connections_are_all_answered(http: httpx2.Client) -> None:
+    written = add(http, "many")
+    token = {"Consistency-Token": written.headers["consistency-token"]}
+    place = f"http://127.0.0.1:{PORT}{written.headers['location']}"
+
+    def ask(_: int) -> int:
+        return httpx2.get(place, headers=token, timeout=60).status_code
+
+    with ThreadPoolExecutor(60) as threads:  # a pool has 10 connections
+        assert set(threads.map(ask, range(300))) == {200}
+
+
+def test_a_frozen_replica_costs_no_request(servers: Servers, http: httpx2.Client) -> None:
+    place = add(http, "warm").headers["location"]
+    eventually(lambda: http.get(place).status_code == 200, what="replayed")
+    servers.signal("pg3", "STOP")
+    try:
+        answers = [http.get(place) for _ in range(50)]
+    finally:
+        servers.signal("pg3", "CONT")
+    assert [answer.status_code for answer in answers] == [200] * 50
+
+    def replicas() -> list[str]:
+        replicas: list[str] = http.get("/topology").json()["replicas"]
+        return replicas
+
+    eventually(lambda: len(replicas()) == 2, seconds=30, what="pg3 is back")
+
+
 # Start
 
 
