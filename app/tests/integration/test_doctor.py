@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -528,6 +529,75 @@ def test_a_proxy_that_keeps_things_back(servers: Servers) -> None:
     assert bad(findings) == [("version", "pg1")]
     assert "in_hot_standby does not arrive" in the(findings, "version", "pg1").says
     assert "a pooler stands between" in the(findings, "prepared", "pg1").says
+
+
+_PGBOUNCER = """
+install="apt-get install -y -qq --no-install-recommends pgbouncer"
+{ $install || { apt-get update -qq && $install; }; } > /tmp/install.log 2>&1 \\
+    || { cat /tmp/install.log; exit 1; }
+install -d -o postgres /srv/pgbouncer
+cat > /srv/pgbouncer/ini <<'END'
+[databases]
+app = host=/srv/pg port=@SERVER@ dbname=app user=app_rw
+[pgbouncer]
+listen_addr = *
+listen_port = @PORT@
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+max_prepared_statements = 100
+@MORE@
+END
+su postgres -c 'setsid pgbouncer /srv/pgbouncer/ini' < /dev/null > /srv/pgbouncer/log 2>&1 &
+for try in $(seq 100); do
+    psql -X -h 127.0.0.1 -p @PORT@ -U app_rw -w -c 'select 1' app > /dev/null 2>&1 && break
+    sleep 0.1
+done
+"""
+
+
+_ADDRESS = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+
+
+@contextmanager
+def pooled(servers: Servers, more: str = "") -> Iterator[Settings]:
+    """Settings that lead to a PgBouncer before pg1, in the container."""
+    at = port("pg1") + 60
+    script = _PGBOUNCER.replace("@SERVER@", str(port("pg1"))).replace("@PORT@", str(at))
+    servers.run(script.replace("@MORE@", more))
+    address = subprocess.run(
+        ["docker", "inspect", "-f", _ADDRESS, servers.container],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    try:
+        yield servers.settings(nodes=f"pg1={address}:{at}")
+    finally:
+        servers.run(
+            "kill $(pgrep pgbouncer); while pgrep pgbouncer > /dev/null; do sleep 0.05; done"
+        )
+
+
+def test_a_pooler_that_does_not_let_settings_through(servers: Servers) -> None:
+    with pooled(servers) as settings:
+        findings = diagnose(settings)
+    assert bad(findings)[0] == ("login", "pg1")
+    assert the(findings, "login", "pg1").advice == (
+        "connect to the server itself: a pooler stands between"
+    )
+
+
+def test_a_pooler_that_forgets_settings(servers: Servers) -> None:
+    with pooled(servers, "ignore_startup_parameters = options") as settings:
+        findings = diagnose(settings)
+    says = [found.says for found in findings if found.check == "settings"]
+    assert "read connections have default_transaction_read_only = off, though on was asked for" in (
+        says
+    )
+    assert "a pooler stands between" in the(findings, "prepared", "pg1").says
+    assert "NOT encrypted" in the(findings, "tls", "pg1").says
+    assert the(findings, "tls", "pg1").verdict is Verdict.WARNING
 
 
 def test_a_server_that_puts_keys_elsewhere(

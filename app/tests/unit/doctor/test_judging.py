@@ -70,6 +70,10 @@ def test_one_of_two_addresses_is_a_warning_and_both_are_a_problem() -> None:
     good, dead = Address("IPv4", "10.0.0.2", 0.001), Address("IPv6", "fd00::2", failure="refused")
     one = node("pg2", reach=Reach((good, dead)))
     assert troubles(facts(one)) == [(WARNING, "tcp", "pg2")]
+    slower = replace(good, seconds=0.0025)
+    assert findings(facts(node("pg1", reach=Reach((slower, good)))), "tcp")[0].says == (
+        "connected within 2.5 ms"
+    )
     none = node("pg2", reach=Reach((dead, dead)), logins=(), server=None)
     assert troubles(facts(none)) == [(PROBLEM, "tcp", "pg2")]
 
@@ -108,6 +112,7 @@ def test_a_refused_password_names_the_passfile(words: str) -> None:
     def says(line: int | None, **changes: object) -> str:
         refused = tuple(Login(user, purpose, words, line) for user, purpose in USERS)
         found = findings(facts(node("pg2", logins=refused), **changes), "login")
+        assert [each.verdict for each in found if each.node == "pg2"] == [PROBLEM] * 2
         return next(each.says for each in found if each.node == "pg2")
 
     assert says(3) == "app_ro: the server refused the password in line 3 of /home/app/.pgpass"
@@ -267,6 +272,8 @@ def test_an_old_primary_is_to_be_stopped() -> None:
 
 def test_no_primary_and_no_replica() -> None:
     assert (PROBLEM, "roles", None) in troubles(facts(node("pg1", server=None)))
+    silent = facts(*(node(name, server=None) for name in ("pg1", "pg2", "pg3")))
+    assert findings(silent, "roles")[0].advice.startswith("no server was heard")
     alone = facts()
     alone = replace(alone, nodes=alone.nodes[:1])
     assert troubles(alone) == [(WARNING, "roles", None)]
@@ -437,6 +444,15 @@ def test_settings_that_did_not_arrive() -> None:
     )
 
 
+def test_settings_in_words() -> None:
+    seen = facts(node("pg2", logins=(), server=None), settings=settings(lock_timeout_seconds=1.5))
+    assert [each.says for each in findings(seen, "settings")] == [
+        f"{purpose} connections: statement_timeout 60 s, "
+        "idle_in_transaction_session_timeout 60 s, lock_timeout 1.5 s"
+        for purpose in ("read", "write")
+    ]
+
+
 def test_tighter_limits_of_a_role_are_told_once() -> None:
     own = {"statement_timeout": "5s", "lock_timeout": "1s"}
     tight = [node(name, logins=logins(own=own)) for name in ("pg1", "pg2", "pg3")]
@@ -445,7 +461,10 @@ def test_tighter_limits_of_a_role_are_told_once() -> None:
         f"the role {user} has statement_timeout = 5s, and pgroute sets 60 s over it"
         for user in ("app_ro", "app_rw")
     ]
-    assert troubles(facts(node("pg1", logins=logins(own={"statement_timeout": "2min"})))) == []
+    assert {each.verdict for each in found} == {WARNING}
+    assert found[0].advice.startswith("set PGROUTE_STATEMENT_TIMEOUT_SECONDS=5 if")
+    for enough in ("60s", "2min", "0"):
+        assert troubles(facts(node("pg1", logins=logins(own={"statement_timeout": enough})))) == []
 
 
 @pytest.mark.parametrize(
@@ -459,6 +478,8 @@ def test_durations(text: str, wanted: float | None) -> None:
 def test_preparing() -> None:
     failing = node("pg2", logins=logins(prepare_failure="prepared statement does not exist"))
     assert troubles(facts(failing)) == [(PROBLEM, "prepared", "pg2")]
+    half = (logins()[0], logins(direct=False)[1])
+    assert troubles(facts(node("pg2", logins=half))) == [(WARNING, "prepared", "pg2")]
     assert troubles(facts(node("pg2", logins=logins(direct=False)))) == [
         (WARNING, "prepared", "pg2")
     ]

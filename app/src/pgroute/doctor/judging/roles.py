@@ -52,7 +52,9 @@ def judge_roles(facts: Facts, _: Limits) -> Iterator[Finding]:
     if topology.primary is None:
         yield problem(
             f"no primary: {topology.problem}",
-            "start the primary, or promote the replica that has replayed most (pg_ctl promote)",
+            "start the primary, or promote the replica that has replayed most (pg_ctl promote)"
+            if facts.answering
+            else "no server was heard: mend what keeps them from being reached first",
         )
         return
     replicas = [state.node for state in topology.nodes if state.role is Role.REPLICA]
