@@ -482,8 +482,9 @@ def test_a_superuser(servers: Servers) -> None:
 def test_a_limit_of_the_role_that_pgroute_overrides(servers: Servers) -> None:
     with sql(
         servers,
-        "alter role app_ro set statement_timeout = '5s'",
-        "alter role app_ro reset statement_timeout",
+        "alter role app_ro set statement_timeout = '5s'; "
+        "alter database app set statement_timeout = '3s'",
+        "alter role app_ro reset statement_timeout; alter database app reset statement_timeout",
     ):
         finding = the(diagnose(servers.settings()), "settings")
     assert finding.says == (

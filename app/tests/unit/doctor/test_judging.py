@@ -174,6 +174,8 @@ def test_a_connection_that_is_not_encrypted_is_said_plainly() -> None:
     assert offered.says.endswith("(sslmode=disable), though the server offers TLS")
     local = plain("pg1", reach=Reach((Address("IPv4", "127.0.0.1", 0.001),)))
     assert findings(facts(local), "tls")[0].verdict is Verdict.OK
+    partly = plain("pg1", reach=Reach((*local.reach.addresses, Address("IPv4", "10.0.0.1", 0.1))))
+    assert findings(facts(partly), "tls")[0].verdict is WARNING
 
 
 @pytest.mark.parametrize("sslmode", ["allow", "prefer", "require"])
@@ -411,6 +413,8 @@ def test_many_tables_are_counted_and_three_named() -> None:
         "public.t2 (no UPDATE) and 2 more"
     )
     assert found.advice.startswith("grant update on public.t0 to app_rw")
+    three = allowed(*(Rights(f"public.t{number}", update=False) for number in range(3)))
+    assert findings(three, "tables")[1].says.endswith("public.t2 (no UPDATE)")
 
 
 @pytest.mark.parametrize(
@@ -428,6 +432,12 @@ def test_the_grant_that_is_missing_is_given(rights: Rights, advice: str) -> None
 def test_statistics_and_superusers() -> None:
     blind = facts(node("pg2", logins=logins(sees_statistics=False)))
     assert troubles(blind) == [(WARNING, "privileges", None)]
+    assert [each.says for each in findings(facts(), "privileges")] == [
+        "app_ro: no superuser, sees what it must",
+        "app_rw: no superuser, sees what it must",
+    ]
+    one_user = replace(facts(), settings=settings(read_user="", write_user="app"))
+    assert len(findings(one_user, "privileges")) == 1
     mighty = troubles(facts(node("pg2", logins=logins(superuser=True))))
     assert mighty == [(WARNING, "privileges", None)] * 2
 
@@ -535,6 +545,10 @@ def test_partitions() -> None:
     good = PartitionedTable("a", 32)
     unknown = PartitionedTable("b", uncomputable="the leaf of b is not computed")
     assert troubles(facts(partitions=(good, unknown))) == []
+    assert [each.says for each in findings(facts(partitions=(good, unknown)), "partitions")] == [
+        "a: 32 computed keys lie where they should",
+        "the leaf of b is not computed; rows go through the parent",
+    ]
     wrong = PartitionedTable("c", mismatch="the server does not put 1 into c_1")
     assert troubles(facts(partitions=(good, wrong))) == [(PROBLEM, "partitions", None)]
     assert troubles(facts(partitions_failure="pg1: gone")) == [(WARNING, "partitions", None)]
