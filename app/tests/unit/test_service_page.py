@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 import subprocess
 import sys
@@ -133,6 +134,8 @@ class Scripted(AsyncRouter):
             max_lag_bytes=100,
         )
         self.fleet.primary, self.fleet.replicas = "pg1", ("pg2",)
+        self.fleet.asked_since = lambda moment: lambda: self.told_at >= moment  # type: ignore[method-assign]
+        self.told_at = math.inf
         self.trouble: Exception | None = None
         self.refreshed = 0
         self.closings = 0
@@ -216,7 +219,8 @@ def test_viewers_share_one_look_and_nobody_looks_for_nobody() -> None:
     assert numbers <= refreshed < 20
 
 
-def test_what_cannot_be_seen_is_no_event_instead_of_an_old_one() -> None:
+@pytest.mark.parametrize("how", ["the look fails", "nobody asks the servers any more"])
+def test_what_cannot_be_seen_is_no_event_instead_of_an_old_one(how: str) -> None:
     async def look() -> list[int]:
         fleet = Scripted()
         stream = watching(fleet, Shelf())
@@ -228,13 +232,16 @@ def test_what_cannot_be_seen_is_no_event_instead_of_an_old_one() -> None:
             seen.append(json.loads(event.removeprefix(b"data: "))["number"])
             if len(seen) == 2:
                 break
-            fleet.trouble = NoReadableNode("on purpose")
+            if how == "the look fails":
+                fleet.trouble = NoReadableNode("on purpose")
+            else:
+                fleet.told_at = fleet.clock() - 60
             before = fleet.refreshed
             waiting = asyncio.ensure_future(stream._next.wait())
             while fleet.refreshed < before + 3:
                 await asyncio.sleep(0.001)
             assert not waiting.done()
-            fleet.trouble = None
+            fleet.trouble, fleet.told_at = None, math.inf
             await waiting
         await events.aclose()  # type: ignore[attr-defined]
         await stream.close()

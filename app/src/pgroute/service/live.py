@@ -184,6 +184,7 @@ class Live:
             begun = time.monotonic()
             try:
                 await self._router.refresh()
+                self._refuse_old_news()
                 await self._look_at_partitions(begun)
                 picture = self._picture()
             except Exception:  # noqa: BLE001 - no event: the page says that it hears nothing
@@ -191,6 +192,14 @@ class Live:
             else:
                 self._show(picture)
             await asyncio.sleep(max(self._seconds - (time.monotonic() - begun), 0.01))
+
+    def _refuse_old_news(self) -> None:
+        """TimeoutError when a server's state is older than the longest way to learn that it is
+        silent: then nobody asks any more, and the topology is what it was."""
+        settings = self._router.settings
+        limit = 3 * settings.connect_timeout_seconds + settings.probe_timeout_seconds + 2
+        if not self._router.fleet.asked_since(self._router.clock() - limit)():
+            raise TimeoutError(f"no news of the servers within {limit:g} s")
 
     def _show(self, picture: Picture) -> None:
         self._event = f"data: {picture.model_dump_json()}\n\n".encode()
