@@ -81,7 +81,7 @@ def facts(*nodes: NodeFacts, **changes: Any) -> Facts:
         settings=settings(),
         now=NOW,
         nodes=tuple(given.get(name) or node(name) for name in ("pg1", "pg2", "pg3")),
-        passfile=Passfile("/home/app/.pgpass"),
+        passfile=Passfile("/srv/app/.pgpass"),
         catch_up={name: CatchUp(0, 0.002, 2.0) for name in ("pg2", "pg3")},
     )
     return replace(whole, **changes)

@@ -115,8 +115,8 @@ def test_a_refused_password_names_the_passfile(words: str) -> None:
         assert [each.verdict for each in found if each.node == "pg2"] == [PROBLEM] * 2
         return next(each.says for each in found if each.node == "pg2")
 
-    assert says(3) == "app_ro: the server refused the password in line 3 of /home/app/.pgpass"
-    assert "no line of /home/app/.pgpass fits pg2:5432:app:app_ro" in says(None)
+    assert says(3) == "app_ro: the server refused the password in line 3 of /srv/app/.pgpass"
+    assert "no line of /srv/app/.pgpass fits pg2:5432:app:app_ro" in says(None)
     assert says(3, password_variable=True).endswith("refused the password of PGPASSWORD")
 
 
