@@ -1,8 +1,10 @@
 """COMMIT with the transaction's number, so that a lost answer can be asked for later.
 
-Both go out together and cost one round trip: the server is told to send the number before it
-begins to commit. Whoever loses the connection while COMMIT is under way asks the primary with
-``pg_xact_status``, which knows the fate of recent transactions of its own timeline.
+Both go out together and cost one round trip. A server that ends the session tells the number with
+its last words. Where commits take long, as with synchronous replication, the server is told to send
+the number before it begins to commit: then it is known too when the network is cut meanwhile.
+Whoever loses the connection while COMMIT is under way asks the primary with ``pg_xact_status``,
+which knows the fate of recent transactions of its own timeline.
 """
 
 from __future__ import annotations
@@ -13,7 +15,11 @@ from typing import Any
 from psycopg import errors, generators, pq
 
 ASK_FATE = "select pg_xact_status(%s::text::xid8)"
-_NUMBER_AND_COMMIT = (b"select pg_current_xact_id_if_assigned()::text", b"commit")
+SLOW_SECONDS = 0.0005  # a COMMIT that takes longer is worth a packet more
+_STATEMENTS = {
+    b"pgroute_number": b"select pg_current_xact_id_if_assigned()::text",
+    b"pgroute_commit": b"commit",
+}
 
 
 class Commit:
@@ -29,16 +35,31 @@ class Commit:
         self.number: int | None = None
         self.number_known = False
 
-    def run(self, pgconn: pq.abc.PGconn) -> Generator[Any, Any, None]:
-        """Steps for ``Connection.wait``. Raises what the server says against the COMMIT."""
-        number, commit = _NUMBER_AND_COMMIT
+    def run(
+        self, pgconn: pq.abc.PGconn, *, prepared: bool | None, early: bool
+    ) -> Generator[Any, Any, None]:
+        """Steps for ``Connection.wait``. Raises what the server says against the COMMIT.
+
+        ``prepared``: both statements are, are to be (False), or must not be (None). ``early``: ask
+        for the number before the COMMIT begins.
+        """
         pgconn.enter_pipeline_mode()
-        pgconn.send_query_params(number, None)
-        pgconn.send_flush_request()
-        pgconn.send_query_params(commit, None)
+        if prepared is False:
+            for name, text in _STATEMENTS.items():
+                pgconn.send_prepare(name, text)
+        for at, (name, text) in enumerate(_STATEMENTS.items()):
+            if at and early:
+                pgconn.send_flush_request()
+            if prepared is None:
+                pgconn.send_query_params(text, None)
+            else:
+                pgconn.send_query_prepared(name, None)
         pgconn.pipeline_sync()
         self.sent = True
         yield from generators.send(pgconn)
+        results = []
+        for _ in range(2 if prepared is False else 0):
+            results += yield from generators.fetch_many(pgconn)
         told = yield from generators.fetch_many(pgconn)
         if told and told[0].status == pq.ExecStatus.TUPLES_OK:
             value = told[0].get_value(0, 0)
@@ -47,7 +68,7 @@ class Commit:
         done = yield from generators.fetch_many(pgconn)
         yield from generators.fetch_many(pgconn)  # the synchronisation point
         pgconn.exit_pipeline_mode()
-        for result in (*told, *done):
+        for result in (*results, *told, *done):
             if result.status == pq.ExecStatus.FATAL_ERROR:
                 raise errors.error_from_result(result)
         if not done or done[0].command_status != b"COMMIT":

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import select
 import socket
+import time
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from typing import Any, Protocol, Self
 
 import psycopg
 from psycopg import IsolationLevel, pq
 
-from pgroute.commit import Commit
+from pgroute.commit import SLOW_SECONDS, Commit
 from pgroute.core.topology import Role
 from pgroute.observer import Reason
 
@@ -21,6 +23,8 @@ class Owner(Protocol):
 
     node: str
     epoch: int
+    on_return: Callable[[Any], Any] | None
+    commit_seconds: float  # the last COMMIT took
 
     def connected(self, error: psycopg.Error | None) -> None:
         """A connection was made, or could not be made."""
@@ -40,6 +44,9 @@ class _Leased:
     used_at: float = 0.0  # when it came back last
     expires_at: float = 0.0  # when it is let go
     route: tuple[Role, Reason] | None = None  # why it was handed out; None on the fast path
+    prepare_threshold: int | None
+    owner: Owner
+    _commit_prepared: bool = False
     untidy: bool = False  # its isolation level or autocommit was changed for a while
     pgconn: pq.abc.PGconn
     _incoming: select.poll | None = None
@@ -75,7 +82,25 @@ class _Leased:
         """Whether a transaction is open, failed ones included."""
         return self.pgconn.transaction_status != pq.TransactionStatus.IDLE
 
+    def _committing(self, commit: Commit) -> Generator[Any, Any, float]:
+        """Steps of a COMMIT; when they began."""
+        owner = self.owner
+        began = time.monotonic()
+        # Whoever resets sessions, or wants nothing prepared, may drop what is prepared here.
+        may = owner.on_return is None and self.prepare_threshold is not None
+        yield from commit.run(
+            self.pgconn,
+            prepared=self._commit_prepared if may else None,
+            early=owner.commit_seconds > SLOW_SECONDS,
+        )
+        self._commit_prepared = may
+        return began
+
+    def _committed(self, began: float) -> None:
+        self.owner.commit_seconds = time.monotonic() - began
+
     def _belongs_to(self, owner: Owner, epoch: int) -> None:
+        self.owner = owner
         self.node = owner.node
         self.epoch = epoch
         self.expires_at = owner.expiry()
@@ -124,7 +149,7 @@ class NodeConnection(_Leased, psycopg.Connection[Any]):
     def end(self, commit: Commit) -> None:
         """Commit, and note in ``commit`` what is known should the answer be lost."""
         with self.lock:
-            self.wait(commit.run(self.pgconn))
+            self._committed(self.wait(self._committing(commit)))
 
 
 class AsyncNodeConnection(_Leased, psycopg.AsyncConnection[Any]):
@@ -169,4 +194,4 @@ class AsyncNodeConnection(_Leased, psycopg.AsyncConnection[Any]):
     async def end(self, commit: Commit) -> None:
         """Commit, and note in ``commit`` what is known should the answer be lost."""
         async with self.lock:
-            await self.wait(commit.run(self.pgconn))
+            self._committed(await self.wait(self._committing(commit)))

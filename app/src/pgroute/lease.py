@@ -50,6 +50,7 @@ class Front(Generic[Connection]):
         self.node = node
         self.on_return: Callable[[Connection], Any] | None = on_return
         self.closed = False
+        self.commit_seconds = float("inf")  # not measured yet
         self.read_only = read_only
         self.epoch = 0
         self.idle: deque[Connection] = deque()

@@ -34,4 +34,4 @@ class Trail:
             token = ledger.settle(mark)
             if token is not None:
                 self.floor = ledger.merge(self.floor, token)
-                del self._pending[key]
+                self._pending.pop(key, None)  # a waiting thread may have been here too
