@@ -83,10 +83,17 @@ urlpatterns = [
 ]
 
 
+def session_reads_on_a_replica() -> bool:
+    with router().session().read() as connection:
+        return connection.node != "pg1"
+
+
 @pytest.fixture(autouse=True)
 def project(servers: Servers) -> Iterator[None]:
-    settings.PGROUTE = servers.settings(eject_after_seconds=10)  # a busy machine is slow
+    patient = servers.settings(eject_after_seconds=10, probe_timeout_seconds=10)  # when it is busy
+    settings.PGROUTE = patient
     eventually(lambda: whole(router()), what="a whole fleet")
+    eventually(session_reads_on_a_replica, what="the positions of replicas are known")
     yield
     connections.close_all()
     close_router()

@@ -38,9 +38,16 @@ NAMES = select(User.first_name)
 
 @pytest.fixture
 def router(servers: Servers) -> Iterator[Router]:
-    with Router(servers.settings(eject_after_seconds=10)) as opened:  # a busy machine is slow
+    patient = servers.settings(eject_after_seconds=10, probe_timeout_seconds=10)  # when it is busy
+    with Router(patient) as opened:
         eventually(lambda: whole(opened), what="a whole fleet")
         eventually(lambda: opened.statements.catalog is not None, what="the catalogue is read")
+
+        def session_reads_on_a_replica() -> bool:
+            with opened.session().read() as connection:
+                return connection.node != "pg1"
+
+        eventually(session_reads_on_a_replica, what="the positions of replicas are known")
         yield opened
 
 

@@ -36,14 +36,25 @@ class User(Base):
 NAMES = select(User.first_name)
 
 
+async def node_of_a_session_s_read(router: AsyncRouter) -> str:
+    async with router.session().read() as connection:
+        return connection.node
+
+
 def over(servers: Servers, use: Use, **settings: Any) -> None:
     """Run ``use(engines, nodes)``; ``nodes`` are those that statements ran on, in order."""
 
     async def main() -> None:
-        values = {"eject_after_seconds": 10, **settings}  # a busy machine is slow
+        values = {
+            "eject_after_seconds": 10,
+            "probe_timeout_seconds": 10,
+            **settings,
+        }  # a busy machine is slow
         async with AsyncRouter(servers.settings(**values)) as router:
             async with asyncio.timeout(20):
                 while router.statements.due() or len(router.topology.replicas) < 2:
+                    await asyncio.sleep(0.02)
+                while await node_of_a_session_s_read(router) == "pg1":  # positions not known yet
                     await asyncio.sleep(0.02)
             engines = AsyncEngines(router)
             nodes: list[str] = []

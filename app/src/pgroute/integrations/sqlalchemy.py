@@ -55,7 +55,7 @@ from pgroute.base import Steps
 from pgroute.commit import Commit
 from pgroute.core.lsn import Token
 from pgroute.ending import explain, resolve
-from pgroute.errors import PgrouteError
+from pgroute.errors import ConfigurationError, PgrouteError
 from pgroute.statements import Route
 
 T = TypeVar("T")
@@ -68,18 +68,24 @@ _OPTIONS = {
     "node": "node",
 }
 _KNOWN_SHAPES = 2000
+# What connections are made of is the router's business.
+_REFUSED = {"connect_args", "creator", "async_creator", "module", "use_native_hstore"}
+_REFUSED |= {"json_serializer", "json_deserializer", "native_inet_types", "client_encoding"}
 
 
 class Engines:
     """A router's engines: ``write`` (the primary), ``read`` (a replica), and sessions over both.
 
-    ``options`` go to ``sqlalchemy.create_engine``; those of a pool make no sense here. Opening
-    and closing the router is its owner's business.
+    ``options`` go to ``sqlalchemy.create_engine``; ConfigurationError for those of a pool or a
+    connection, which are the router's. Opening and closing the router is its owner's business.
     """
 
     _drivername = "postgresql+pgroute"
 
     def __init__(self, router: Any, **options: Any) -> None:
+        for name in options:
+            if name in _REFUSED or name.startswith("pool"):
+                raise ConfigurationError(f"{name}: connections are made and kept by the router")
         self.router = router
         self._texts: dict[Any, str] = {}
         made = create_engine(
@@ -89,7 +95,16 @@ class Engines:
             use_native_hstore=False,
             **options,
         )
-        self._base = _Leasing(made.pool, made.dialect, made.url)
+        self._base = _Leasing(
+            made.pool,
+            made.dialect,
+            made.url,
+            logging_name=options.get("logging_name"),
+            echo=options.get("echo"),
+            query_cache_size=options.get("query_cache_size", 500),
+            execution_options=options.get("execution_options"),
+            hide_parameters=made.hide_parameters,
+        )
         event.listen(self._base, "handle_error", _note_error)
         self.sync_write = self.leasing(router, write=True)
         self.sync_read = self.leasing(router)
