@@ -352,6 +352,8 @@ def test_paused_replay_and_cancelled_reads() -> None:
     assert troubles(facts(changed("pg2", conflicts=3))) == [(WARNING, "conflicts", "pg2")]
     patient = findings(facts(changed("pg2", standby_delay=-0.001)), "conflicts")[0]
     assert patient.says == "hot_standby_feedback off, replay waits for reads for ever"
+    hasty = findings(facts(changed("pg2", standby_delay=0, hot_standby_feedback=True)), "conflicts")
+    assert hasty[0].says == "hot_standby_feedback on, replay waits for reads 0 s"
 
 
 # Clocks
