@@ -295,6 +295,8 @@ def test_a_replica_that_is_left_behind_on_an_old_timeline() -> None:
     new = changed("pg1", timeline=2), changed("pg3", timeline=2)
     assert troubles(facts(*new, changed("pg2", timeline=2))) == []
     assert troubles(facts(*new, changed("pg2", timeline=1))) == [(WARNING, "timeline", "pg2")]
+    old = changed("pg2", timeline=1, in_recovery=False)  # told as a problem of roles
+    assert [each.node for each in findings(facts(*new, old), "timeline")] == ["pg1", "pg3"]
     ahead = troubles(facts(*new, changed("pg2", timeline=3)))
     assert ahead == [(PROBLEM, "roles", "pg1"), (PROBLEM, "roles", None)]
 
@@ -302,6 +304,10 @@ def test_a_replica_that_is_left_behind_on_an_old_timeline() -> None:
 def test_versions() -> None:
     assert troubles(facts(changed("pg1", version=130011)))[0] == (PROBLEM, "version", "pg1")
     assert troubles(facts(changed("pg3", version=160000))) == [(WARNING, "version", None)]
+    oldest = facts(*(changed(name, version=140000) for name in ("pg1", "pg2", "pg3")))
+    assert troubles(oldest) == []
+    half = node("pg2", logins=(logins()[0], logins(tells_role=False)[1]))
+    assert troubles(facts(half)) == [(PROBLEM, "version", "pg2")]
     mute = node("pg2", logins=logins(tells_role=False))
     assert troubles(facts(mute)) == [(PROBLEM, "version", "pg2")]
 
