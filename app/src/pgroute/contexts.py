@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pgroute.base import Holder
 from pgroute.connections import NodeConnection
+from pgroute.core.ledger import Ledger
+from pgroute.core.lsn import Mark, Token
+from pgroute.core.topology import Role
 from pgroute.ending import end
+from pgroute.errors import TokenError
 from pgroute.lease import FRESH_SECONDS
 from pgroute.leasing import lease_primary, lease_read
 from pgroute.observer import Reason
-from pgroute.routes import NoRoute
+from pgroute.routes import NoRoute, Route
 from pgroute.running import note
+from pgroute.tokens import unsettled
 
 
 class Reading(Holder):
@@ -18,17 +25,19 @@ class Reading(Holder):
     __slots__ = ()
 
     def __enter__(self) -> NodeConnection:
-        router = self.router
         try:
-            route = router.next_read()
-            pool = route.pool
-            connection = pool.idle.pop()
+            return self._take(self.router.next_read())
         except (IndexError, NoRoute):
             return self._enter_slowly()
-        now = router.clock()
+
+    def _take(self, route: Route) -> NodeConnection:
+        """An idle connection of the route's pool; IndexError or NoRoute without a good one."""
+        pool: Any = route.pool
+        connection = pool.idle.pop()
+        now = self.router.clock()
         if now - connection.used_at > FRESH_SECONDS and not pool.fit(connection, now):
             pool.discard(connection)
-            return self._enter_slowly()
+            raise NoRoute
         self.pool = pool
         self.route = route
         self.connection = connection
@@ -49,6 +58,48 @@ class Reading(Holder):
         ):
             return
         self.router.drive(end(self.router, self, error))
+
+
+class ReadingAfter(Reading):
+    """``with router.read(after=...)``: the replica whose turn it is when it surely has all that the
+    token stands for; else whatever :func:`lease_read` finds."""
+
+    __slots__ = ("after",)
+
+    def __init__(self, router: Any, limit: float, after: Token | Mark) -> None:
+        super().__init__(router, limit)
+        self.after = after
+
+    def __enter__(self) -> NodeConnection:
+        self.router.fleet.want()
+        try:
+            route = self._proven()
+            if route is not None:
+                return self._take(route)
+        except (IndexError, NoRoute):
+            pass
+        return self._enter_slowly()
+
+    def _proven(self) -> Route | None:
+        """The route to the replica whose turn it is, None when it may not have all."""
+        router = self.router
+        ledger, node = router.fleet.ledger, router.next_read().node
+        try:
+            token = self._known(ledger)
+            if token is None or not ledger.holds(node, token):
+                return None
+        except TokenError:
+            return None  # found again, and told, by whoever looks for another server
+        return router.route(node, True, Role.REPLICA, Reason.AFTER_TOKEN)  # type: ignore[no-any-return]
+
+    def _known(self, ledger: Ledger) -> Token | None:
+        """The token, None when its position is not known yet."""
+        after = unsettled(self.after)
+        return ledger.settle(after) if isinstance(after, Mark) else after
+
+    def _enter_slowly(self) -> NodeConnection:
+        self.plan = self.router.plan("eventual", None, self.after, "primary", None, False, None)
+        return super()._enter_slowly()
 
 
 class PlannedReading(Holder):

@@ -18,7 +18,7 @@ from pgroute import running
 from pgroute.base import PLAIN, Base, PoolReport, Steps
 from pgroute.commit import Commit
 from pgroute.connections import NodeConnection
-from pgroute.contexts import PlannedReading, Reading, Writing
+from pgroute.contexts import PlannedReading, Reading, ReadingAfter, Writing
 from pgroute.core.contracts import Contract, MaxLag
 from pgroute.core.lsn import Mark, Token
 from pgroute.core.topology import Topology
@@ -35,6 +35,7 @@ from pgroute.tokens import PendingToken
 __all__ = ["PoolReport", "Router"]
 
 T = TypeVar("T")
+_POSITIONS = (Token, Mark)
 
 _MOST_HEDGED = 64  # attempts at once
 
@@ -124,14 +125,11 @@ class Router(Base):
         ForeignToken, UnknownContract.
         """
         limit = self.limit if timeout is None else timeout
-        if (
-            contract == "eventual"
-            and max_lag is None
-            and after is None
-            and node is None
-            and otherwise == "primary"
-        ):
-            return Reading(self, limit)
+        if contract == "eventual" and max_lag is None and node is None and otherwise == "primary":
+            if after is None:
+                return Reading(self, limit)
+            if isinstance(after, _POSITIONS) and not wait and token_timeout is None:
+                return ReadingAfter(self, limit, after)
         plan = self.plan(contract, max_lag, after, otherwise, node, wait, token_timeout)
         return PlannedReading(self, limit, plan)
 
