@@ -28,10 +28,11 @@ class Commit:
     ``number_known`` with a ``number`` of None: the transaction has changed nothing.
     """
 
-    __slots__ = ("number", "number_known", "sent")
+    __slots__ = ("number", "number_known", "prepared", "sent")
 
     def __init__(self) -> None:
         self.sent = False
+        self.prepared = False  # both statements are, by now, even if the COMMIT fails
         self.number: int | None = None
         self.number_known = False
 
@@ -58,8 +59,10 @@ class Commit:
         self.sent = True
         yield from generators.send(pgconn)
         results = []
-        for _ in range(2 if prepared is False else 0):
-            results += yield from generators.fetch_many(pgconn)
+        if prepared is False:
+            for _ in _STATEMENTS:
+                results += yield from generators.fetch_many(pgconn)
+            self.prepared = [made.status for made in results] == [pq.ExecStatus.COMMAND_OK] * 2
         told = yield from generators.fetch_many(pgconn)
         if told and told[0].status == pq.ExecStatus.TUPLES_OK:
             value = told[0].get_value(0, 0)

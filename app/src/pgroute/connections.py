@@ -88,12 +88,14 @@ class _Leased:
         began = time.monotonic()
         # Whoever resets sessions, or wants nothing prepared, may drop what is prepared here.
         may = owner.on_return is None and self.prepare_threshold is not None
-        yield from commit.run(
-            self.pgconn,
-            prepared=self._commit_prepared if may else None,
-            early=owner.commit_seconds > SLOW_SECONDS,
-        )
-        self._commit_prepared = may
+        try:
+            yield from commit.run(
+                self.pgconn,
+                prepared=self._commit_prepared if may else None,
+                early=owner.commit_seconds > SLOW_SECONDS,
+            )
+        finally:
+            self._commit_prepared |= commit.prepared
         return began
 
     def _committed(self, began: float) -> None:

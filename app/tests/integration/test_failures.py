@@ -270,6 +270,26 @@ class Credulous(Statements):
         self.told.add(sql)
 
 
+def test_a_commit_that_was_refused_spoils_no_later_one(servers: Servers, router: Any) -> None:
+    """Neither on a new connection, where the COMMIT is prepared on the way, nor on a used one."""
+    servers.sql(
+        "pg1",
+        "create table once (id int unique deferrable initially deferred);"
+        "grant all on once to app_rw",
+        database="app",
+    )
+    try:
+        for turn in range(3):
+            with pytest.raises(psycopg.errors.UniqueViolation):
+                with router.write() as connection:
+                    connection.execute("insert into once values (1), (1)")
+            with router.write() as connection:
+                connection.execute("insert into once values (%s)", (2 + turn,))
+        assert servers.sql("pg1", "select count(*) from once", database="app") == "3"
+    finally:
+        servers.sql("pg1", "drop table once", database="app")
+
+
 @pytest.mark.parametrize("front", FRONTS)
 def test_a_misroute_corrects_itself_once(servers: Servers, front: str, noted: Noted) -> None:
     options = {"statements": Credulous(), "observer": noted}
