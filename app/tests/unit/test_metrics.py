@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -16,6 +18,9 @@ from pgroute.observer import Doubt, Fault, Hedge, Purpose, Query, Reason, Wait
 from pgroute.topology import Answer, Role, Silence, decide
 
 NODES = ("pg1", "pg2", "pg3")
+RULES = (
+    Path(__file__).parents[3] / "roles/prometheus/templates/etc/prometheus/rules/recording.yml.j2"
+)
 
 
 @pytest.fixture
@@ -159,6 +164,23 @@ def test_two_routers_in_one_process_do_not_meet() -> None:
     first.failed("pg1", Fault.OVERDUE)
     assert value(second, "pgroute_errors_total", node="pg1", kind="overdue") == 0
     assert generate_latest(second.registry)
+
+
+@pytest.mark.skipif(not RULES.exists(), reason="pgroute without the fleet's monitoring")
+def test_the_fleet_s_rules_read_metrics_that_exist(metrics: RouterMetrics) -> None:
+    seen = (Answer("pg1", False, 1, 7, 1000, False), Answer("pg2", True, 1, 7, 990, True))
+    pool = SimpleNamespace(node="pg2", purpose="read", size=5, available=2, waiting=1)
+    ledger = SimpleNamespace(staleness=lambda *_: 0.1)
+    fleet = SimpleNamespace(names=NODES, clock=lambda: 50.0, heard_at=49.5, ledger=ledger)
+    router = SimpleNamespace(
+        topology=decide(seen, max_lag_bytes=100), fleet=fleet, pools=lambda: [pool]
+    )
+    metrics.watch(cast(Watched, router))
+    metrics.retried("pg2", "next_node", None)
+    metrics.hedged("pg2", Hedge.CAPPED)
+    metrics.waited("pg2", Wait.TOKEN, 0.02)
+    exposed = {sample.name for family in metrics.registry.collect() for sample in family.samples}
+    assert set(re.findall(r"pgroute_\w+", RULES.read_text())) - exposed == set()
 
 
 def test_the_age_of_what_was_never_heard_is_absent(metrics: RouterMetrics) -> None:
