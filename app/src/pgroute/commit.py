@@ -15,7 +15,7 @@ from typing import Any
 from psycopg import errors, generators, pq
 
 ASK_FATE = "select pg_xact_status(%s::text::xid8)"
-SLOW_SECONDS = 0.0005  # a COMMIT that takes longer is worth a packet more
+SLOW_SECONDS = 0.001  # a COMMIT that takes longer is worth a packet more
 _STATEMENTS = {
     b"pgroute_number": b"select pg_current_xact_id_if_assigned()::text",
     b"pgroute_commit": b"commit",

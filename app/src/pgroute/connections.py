@@ -24,7 +24,7 @@ class Owner(Protocol):
     node: str
     epoch: int
     on_return: Callable[[Any], Any] | None
-    commit_seconds: float  # the last COMMIT took
+    commit_seconds: float  # what a COMMIT takes lately
 
     def connected(self, error: psycopg.Error | None) -> None:
         """A connection was made, or could not be made."""
@@ -99,7 +99,9 @@ class _Leased:
         return began
 
     def _committed(self, began: float) -> None:
-        self.owner.commit_seconds = time.monotonic() - began
+        owner, took = self.owner, time.monotonic() - began
+        before = owner.commit_seconds  # falls at once, rises bit by bit: one slow one is chance
+        owner.commit_seconds = took if took < before else before + (took - before) * 0.1
 
     def _belongs_to(self, owner: Owner, epoch: int) -> None:
         self.owner = owner
