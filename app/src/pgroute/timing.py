@@ -57,7 +57,7 @@ class _Timing:
         if seconds < self._watch.least:
             return
         connection = self._cursor.connection
-        parameterised = self._parameters is not None
+        parameterised = bool(self._parameters)  # some libraries pass empty ones
         role, reason = getattr(connection, "route", None) or (None, None)
         self._watch.observer.queried(
             Query(

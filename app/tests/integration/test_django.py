@@ -184,6 +184,16 @@ def test_connections_are_as_django_makes_them() -> None:
     assert User.objects.filter(first_name__in=["a", "b"]).count() == 0
 
 
+def test_slow_statements_are_logged(servers: Servers, caplog: pytest.LogCaptureFixture) -> None:
+    close_router()
+    settings.PGROUTE = servers.settings(slow_query_seconds=0.1)
+    eventually(lambda: whole(router()), what="a whole fleet")
+    with connections["replica"].cursor() as cursor:
+        cursor.execute("select pg_sleep(0.2), %s", ["secret"])
+    assert "select pg_sleep(0.2), %s" in caplog.text
+    assert "secret" not in caplog.text
+
+
 def test_a_connection_comes_back_as_it_was() -> None:
     for alias in ("default", "replica"):
         with connections[alias].cursor() as cursor:

@@ -122,6 +122,13 @@ def test_every_way_to_run_a_statement_is_told_once(
     assert told.queries == [expected(text) for text in texts]
 
 
+def test_empty_parameters_are_none(watch: Stopwatch, told: Told, clock: Clock) -> None:
+    cursor = timed(Sync, watch)(clock)
+    cursor.execute("select 'a'", ())
+    cursor.execute("select 'a'", {})
+    assert told.queries == [expected("select ?")] * 2
+
+
 def test_every_asynchronous_way_is_told_once(watch: Stopwatch, told: Told, clock: Clock) -> None:
     async def use() -> None:
         cursor = timed_async(Async, watch)(clock)

@@ -19,6 +19,8 @@ from django.db.backends.postgresql.psycopg_any import (
 )
 
 from pgroute import ConfigurationError, Router, Settings
+from pgroute.observer import Observer
+from pgroute.timing import Stopwatch, timed
 
 _lock = threading.Lock()
 _router: Router | None = None
@@ -32,7 +34,8 @@ def router() -> Router:
         return found
     with _lock:
         if _router is None:
-            made = Router(_settings(), after_connect=_dress)
+            made = Router(_settings(), after_connect=lambda connection: _dress(connection, cursor))
+            cursor = _cursor(made.observer)
             made.open()
             atexit.register(made.close)
             _router = made
@@ -57,13 +60,20 @@ def _settings() -> Settings:
         raise ImproperlyConfigured(f"settings.PGROUTE: {error}") from error
 
 
-def _dress(connection: Any) -> None:
+def _cursor(observer: Observer) -> type[Any]:
+    """Django's cursor, timed if somebody asks for that."""
+    if not observer.wants_queries:
+        return Cursor  # type: ignore[no-any-return]
+    return timed(Cursor, Stopwatch(observer))
+
+
+def _dress(connection: Any, cursor: type[Any]) -> None:
     """What Django's own backend gives its connections, once for each."""
     for name in ("jsonb", "inet", "cidr"):
         connection.adapters.register_loader(name, TextLoader)
     connection.adapters.register_dumper(Range, DjangoRangeDumper)
     register_tzloader(UTC if settings.USE_TZ else None, connection)
-    connection.cursor_factory = Cursor
+    connection.cursor_factory = cursor
     connection.prepare_threshold = None
     zone = "UTC" if settings.USE_TZ else settings.TIME_ZONE
     if connection.info.parameter_status("TimeZone") != zone:
