@@ -1,0 +1,285 @@
+"""Leases of a router under SQLAlchemy's connections: engines, dialects and the ends of leases.
+
+SQLAlchemy's own pool is none (NullPool): to connect is to lease, to close is to give back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import psycopg
+from sqlalchemy import Connection, Engine
+from sqlalchemy.dialects import registry
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGDialectAsync_psycopg
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.engine.base import OptionEngine
+from sqlalchemy.exc import DBAPIError, InvalidRequestError
+from sqlalchemy.util.concurrency import await_only, in_greenlet
+
+from pgroute.base import Steps
+from pgroute.commit import Commit
+from pgroute.ending import explain, resolve
+from pgroute.errors import PgrouteError
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """The connection that an engine is to lease: from a router or from a session of one."""
+
+    source: Any
+    write: bool
+    how: Mapping[str, Any] = field(default_factory=dict)
+    transaction: bool = False
+
+    def lease(self) -> Any:
+        """The router's context manager."""
+        return self.source.write(**self.how) if self.write else self.source.read(**self.how)
+
+
+class Given:
+    """In the place of a router: hands out a connection whose transaction is somebody else's."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    def write(self) -> Self:
+        return self
+
+    def __enter__(self) -> Any:
+        return self._connection
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    async def __aenter__(self) -> Any:
+        return self._connection
+
+    async def __aexit__(self, *_: object) -> None:
+        return
+
+
+@contextmanager
+def server_errors() -> Iterator[None]:
+    """The server's own errors instead of SQLAlchemy's, for the router to decide on."""
+    try:
+        yield
+    except DBAPIError as error:
+        if isinstance(error.orig, psycopg.Error):
+            raise error.orig from error
+        raise
+
+
+wanted: ContextVar[Want] = ContextVar("pgroutewanted")
+
+
+class Leasing(Engine):
+    """An engine whose option ``pgroute_want`` says what its connections are."""
+
+    def raw_connection(self) -> Any:
+        token = wanted.set(self.get_execution_options()["pgroute_want"])
+        try:
+            return super().raw_connection()
+        finally:
+            wanted.reset(token)
+
+
+class _LeasingOption(Leasing, OptionEngine):
+    """The same with more options."""
+
+
+Leasing._option_cls = _LeasingOption
+
+
+class Held:
+    """A lease under a DBAPI connection: kept on psycopg's connection while SQLAlchemy has it."""
+
+    __slots__ = ("error", "kept", "lease", "want")
+
+    def __init__(self, want: Want, lease: Any, connection: Any) -> None:
+        self.want = want
+        self.lease = lease
+        self.error: BaseException | None = None
+        self.kept = (
+            connection.autocommit,
+            connection.isolation_level,
+            connection.read_only,
+            connection.deferrable,
+        )
+
+    @property
+    def in_autocommit(self) -> bool:
+        return not self.want.write and not self.want.transaction
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the transaction, and so its end, belongs to somebody else."""
+        return isinstance(self.want.source, Given)
+
+
+_Psycopg: Any = PGDialect_psycopg  # SQLAlchemy's dialects have no types
+_AsyncPsycopg: Any = PGDialectAsync_psycopg
+
+
+class _Dialect(_Psycopg):  # type: ignore[misc]
+    """psycopg's dialect; closing a connection gives it back to the router."""
+
+    supports_statement_cache = True
+
+    def on_connect(self) -> None:
+        """Nothing: the router's connections are made, and made ready, by the router."""
+        return
+
+    def do_close(self, dbapi_connection: Any) -> None:
+        driver = self.get_driver_connection(dbapi_connection)
+        held, driver.held = driver.held, None
+        if held is not None:
+            self._end(driver, held)
+
+    def do_terminate(self, dbapi_connection: Any) -> None:
+        self.do_close(dbapi_connection)
+
+    def do_rollback(self, dbapi_connection: Any) -> None:
+        held = _held(dbapi_connection)
+        if held is None or not held.is_given:
+            super().do_rollback(dbapi_connection)
+
+    def do_commit(self, dbapi_connection: Any) -> None:
+        held = _held(dbapi_connection)
+        if held is None:
+            super().do_commit(dbapi_connection)
+        elif held.is_given:
+            raise InvalidRequestError("the transaction commits when its function has returned")
+        elif held.want.write:
+            self._commit(held.lease)
+        else:  # nothing was changed: a replica that is gone by now must not spoil the commit
+            with suppress(psycopg.Error):
+                super().do_rollback(dbapi_connection)
+
+    def _commit(self, lease: Any) -> None:
+        lease.router.drive(_commit(lease))
+
+    # A read outside of a transaction has nothing to go back to.
+
+    def do_savepoint(self, connection: Any, name: str) -> None:
+        if not _in_autocommit(connection):
+            super().do_savepoint(connection, name)
+
+    def do_rollback_to_savepoint(self, connection: Any, name: str) -> None:
+        if not _in_autocommit(connection):
+            super().do_rollback_to_savepoint(connection, name)
+
+    def do_release_savepoint(self, connection: Any, name: str) -> None:
+        if not _in_autocommit(connection):
+            super().do_release_savepoint(connection, name)
+
+    def _end(self, driver: Any, held: Held) -> None:
+        if held.is_given:
+            return
+        with suppress(psycopg.Error, PgrouteError):  # what went wrong was raised where it did
+            if not driver.closed:
+                driver.rollback()
+                autocommit, isolation_level, read_only, deferrable = held.kept
+                driver.autocommit = autocommit
+                driver.isolation_level = isolation_level
+                driver.read_only = read_only
+                driver.deferrable = deferrable
+        error = held.error
+        with suppress(psycopg.Error, PgrouteError):
+            held.lease.__exit__(type(error) if error else None, error, None)
+
+
+class _AsyncDialect(_Dialect, _AsyncPsycopg):  # type: ignore[misc]
+    """The same for asyncio."""
+
+    supports_statement_cache = True
+
+    def _commit(self, lease: Any) -> None:
+        await_only(lease.router.drive(_commit(lease)))
+
+    def do_terminate(self, dbapi_connection: Any) -> None:
+        if in_greenlet():
+            self.do_close(dbapi_connection)
+        else:  # left behind and found by the garbage collector: nobody can wait any more
+            self.get_driver_connection(dbapi_connection).cut()
+
+    def _end(self, driver: Any, held: Held) -> None:
+        if held.is_given:
+            return
+        await_only(self._end_async(driver, held))
+
+    async def _end_async(self, driver: Any, held: Held) -> None:
+        with suppress(psycopg.Error, PgrouteError):
+            if not driver.closed:
+                await driver.rollback()
+                autocommit, isolation_level, read_only, deferrable = held.kept
+                await driver.set_autocommit(autocommit)
+                await driver.set_isolation_level(isolation_level)
+                await driver.set_read_only(read_only)
+                await driver.set_deferrable(deferrable)
+        error = held.error
+        with suppress(psycopg.Error, PgrouteError):
+            await held.lease.__aexit__(type(error) if error else None, error, None)
+
+
+registry.register("postgresql.pgroute", __name__, "_Dialect")
+registry.register("postgresql.pgroute_async", __name__, "_AsyncDialect")
+
+
+def _commit(lease: Any) -> Steps[None]:
+    """COMMIT as the router does it: CommitUnknown when its answer is lost and nobody can say."""
+    router, connection = lease.router, lease.connection
+    if not connection.in_transaction:
+        return
+    commit = Commit()
+    try:
+        yield router.do_commit(connection, commit)
+    except psycopg.Error as error:
+        if not connection.closed:
+            raise
+        told = explain(router, lease, error, cut=lease not in lease.pool.in_flight, lost=True)
+        if not commit.sent:
+            raise told from error
+        yield from resolve(router, lease, commit, told)
+
+
+def _driver(connection: Any) -> Any:
+    """psycopg's connection under whatever SQLAlchemy has put over it."""
+    proxied = connection.connection if isinstance(connection, Connection) else connection
+    return getattr(proxied, "driver_connection", proxied)
+
+
+def _held(connection: Any) -> Held | None:
+    held: Held | None = getattr(_driver(connection), "held", None)
+    return held
+
+
+def _in_autocommit(connection: Any) -> bool:
+    held = _held(connection)
+    return held is not None and held.in_autocommit
+
+
+def note_error(context: ExceptionContext) -> None:
+    """Keep the error for the end of the lease, which tells the router; name the node.
+
+    Of a connection that the router has cut it raises the router's error instead.
+    """
+    connection = context.connection
+    if connection is None or connection.invalidated:
+        return
+    driver = _driver(connection)
+    held = getattr(driver, "held", None)
+    if held is None or held.is_given:
+        return
+    held.error = error = context.original_exception
+    lease = held.lease
+    if lease not in lease.pool.in_flight:
+        told = explain(lease.router, lease, error, cut=True, lost=True)
+        if told is not error:
+            raise told from error
+    note = f"pgroute: on node {driver.node}"
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
