@@ -21,7 +21,7 @@ from hasql.driver.psycopg3 import PoolManager as HasqlPsycopg
 from psycopg.conninfo import make_conninfo
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
-from benchmarks.peers import connection_options, hasql_dsn
+from benchmarks.peers import hasql_dsn
 from benchmarks.proxies import Proxy
 from pgroute import Router, Settings
 from pgroute.core.policies import NodeStats
@@ -66,13 +66,21 @@ class OneReplica:
         return sorted(candidates, key=lambda name: name != _FIRST)
 
 
-def conninfo(settings: Settings, *, user: str, server: int = _REPLICA, port: int = 0) -> str:
-    """A libpq string to one server, or to a proxy at ``port`` on its host."""
-    node = settings.members[server]
+def conninfo(settings: Settings, *, user: str, server: int = _REPLICA) -> str:
+    """A libpq string to one server with the session settings that the router's connections have:
+    a statement that may time out costs the server a timer."""
+    parameters = settings.connection(
+        settings.members[server], user=user, read_only=user == settings.reader
+    )
+    return make_conninfo(**parameters)
+
+
+def through(proxy: Proxy, settings: Settings) -> str:
+    """A libpq string to a proxy, which takes no session settings."""
     return make_conninfo(
-        host=node.host,
-        port=port or node.port,
-        user=user,
+        host=settings.members[0].host,
+        port=proxy.port,
+        user=settings.reader,
         dbname=settings.database_name,
         passfile=str(settings.passfile),
     )
@@ -97,8 +105,7 @@ def sync_reads(settings: Settings, proxies: Sequence[Proxy], stack: ExitStack) -
     paths += _psycopg_pool(where, stack)
     paths += _sqlalchemy(where, stack)
     for proxy in proxies:
-        through = conninfo(settings, user=settings.reader, port=proxy.port)
-        paths.append(Path(proxy.name, RAW, prepared(_connect(through, stack))))
+        paths.append(Path(proxy.name, RAW, prepared(_connect(through(proxy, settings), stack))))
     return paths
 
 
@@ -252,13 +259,18 @@ async def _pgroute_async(settings: Settings, stack: AsyncExitStack) -> list[Path
 
 async def _hasql(settings: Settings, stack: AsyncExitStack) -> list[Path]:
     dsn = hasql_dsn(settings, settings.reader)
-    options = connection_options(settings) | {"autocommit": True}
+    parameters = settings.connection(
+        settings.members[_REPLICA], user=settings.reader, read_only=True
+    )
+    same = {name: parameters[name] for name in ("options", "passfile", "connect_timeout")}
+    options = {**same, "autocommit": True}
     on_psycopg = await stack.enter_async_context(
         HasqlPsycopg(dsn, pool_factory_kwargs={"kwargs": options})  # type: ignore[no-untyped-call]
     )
-    passfile = {"passfile": str(settings.passfile)}
+    session = settings.session(read_only=True)
+    asyncpg_options = {"passfile": str(settings.passfile), "server_settings": session}
     on_asyncpg = await stack.enter_async_context(
-        HasqlAsyncpg(dsn, pool_factory_kwargs=passfile)  # type: ignore[no-untyped-call]
+        HasqlAsyncpg(dsn, pool_factory_kwargs=asyncpg_options)  # type: ignore[no-untyped-call]
     )
     node = settings.members[_REPLICA]
     raw = await asyncpg.connect(
@@ -266,7 +278,7 @@ async def _hasql(settings: Settings, stack: AsyncExitStack) -> list[Path]:
         port=node.port,
         user=settings.reader,
         database=settings.database_name,
-        **passfile,
+        **asyncpg_options,
     )
     stack.push_async_callback(raw.close)
     select = SELECT.replace("%s", "$1")
