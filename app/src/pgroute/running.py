@@ -57,7 +57,7 @@ def execute(router: Base, statement: Statement, failure: Failure | None = None) 
         if failure is not None:
             work = Work.READ if statement.reads else Work.WRITE
             action = effort.next(failure, work, idempotent=statement.idempotent)
-            if action is Action.RAISE or router.clock() >= until:
+            if action is Action.RAISE:
                 raise _final(failure, statement)
             if action is Action.PRIMARY_AND_REMEMBER:
                 router.statements.remember_write(statement.sql)
