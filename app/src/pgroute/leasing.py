@@ -67,7 +67,13 @@ def _find_reader(router: Base, holder: Holder, avoid: frozenset[str]) -> Steps[A
         if then is Then.LOOK_AGAIN:
             raise TokenNotReached(f"{chosen.why} (waited {plan.wait:g} s)")
         if then is Then.REFUSE:
-            raise _refusal(router, plan, chosen)
+            patience = min(until, started + router.settings.token_timeout_seconds)
+            if waited or not _nobody(router, plan) or patience <= router.clock():
+                raise _refusal(router, plan, chosen)
+            # All were silent at once: more often a moment's stall than the end of them all.
+            yield from _until_met(router, plan, tried, then, patience - router.clock())
+            waited = True
+            continue
         reason = _spill_reason(plan.contract, chosen)
         if then is not Then.PRIMARY and not _may_spill(router, reason):
             if waited or left <= 0 or not chosen.waitable:
@@ -214,13 +220,13 @@ def _first_of(
 
 
 def _until_met(router: Base, plan: Plan, tried: set[str], then: Then, limit: float) -> Steps[None]:
-    """Wait for a candidate that was not tried yet, or for the doubt to end."""
+    """Wait for a candidate that was not tried yet, for the doubt to end, or for a primary."""
     fleet, started = router.fleet, router.clock()
 
     def met() -> bool:
         chosen = _select(router, plan)
-        doubted = then is Then.LOOK_AGAIN and chosen.then is not then
-        return doubted or bool(set(chosen.candidates) - tried)
+        changed = then in (Then.LOOK_AGAIN, Then.REFUSE) and chosen.then is not then
+        return changed or bool(set(chosen.candidates) - tried)
 
     fleet.want()
     yield router.do_wait(fleet.when(met), limit)
@@ -290,8 +296,14 @@ def _capped(router: Base, chosen: Selection) -> ContractNotMet:
     return ContractNotMet(f"{chosen.why}, and {rate:g} reads per second go to the primary already")
 
 
+def _nobody(router: Base, plan: Plan) -> bool:
+    """Whether a read is refused for want of a primary that it would go to."""
+    wanted = plan.contract.otherwise is not Otherwise.RAISE
+    return wanted and router.fleet.topology.primary is None
+
+
 def _refusal(router: Base, plan: Plan, chosen: Selection) -> ContractNotMet | NoReadableNode:
-    if router.fleet.topology.primary is None and plan.contract.otherwise is not Otherwise.RAISE:
+    if _nobody(router, plan):
         return NoReadableNode(f"no healthy replica, and no primary: {chosen.why}")
     return ContractNotMet(f"{chosen.why} (waited {plan.wait:g} s)")
 
