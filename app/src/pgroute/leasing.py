@@ -68,11 +68,10 @@ def _find_reader(router: Base, holder: Holder, avoid: frozenset[str]) -> Steps[A
             raise TokenNotReached(f"{chosen.why} (waited {plan.wait:g} s)")
         if then is Then.REFUSE:
             patience = min(until, started + router.settings.token_timeout_seconds)
-            if waited or not _nobody(router, plan) or patience <= router.clock():
-                raise _refusal(router, plan, chosen)
+            if not _nobody(plan, chosen) or patience <= router.clock():
+                raise _refusal(plan, chosen)
             # All were silent at once: more often a moment's stall than the end of them all.
             yield from _until_met(router, plan, tried, then, patience - router.clock())
-            waited = True
             continue
         reason = _spill_reason(plan.contract, chosen)
         if then is not Then.PRIMARY and not _may_spill(router, reason):
@@ -296,14 +295,13 @@ def _capped(router: Base, chosen: Selection) -> ContractNotMet:
     return ContractNotMet(f"{chosen.why}, and {rate:g} reads per second go to the primary already")
 
 
-def _nobody(router: Base, plan: Plan) -> bool:
+def _nobody(plan: Plan, chosen: Selection) -> bool:
     """Whether a read is refused for want of a primary that it would go to."""
-    wanted = plan.contract.otherwise is not Otherwise.RAISE
-    return wanted and router.fleet.topology.primary is None
+    return plan.contract.otherwise is not Otherwise.RAISE and chosen.primary is None
 
 
-def _refusal(router: Base, plan: Plan, chosen: Selection) -> ContractNotMet | NoReadableNode:
-    if _nobody(router, plan):
+def _refusal(plan: Plan, chosen: Selection) -> ContractNotMet | NoReadableNode:
+    if _nobody(plan, chosen):
         return NoReadableNode(f"no healthy replica, and no primary: {chosen.why}")
     return ContractNotMet(f"{chosen.why} (waited {plan.wait:g} s)")
 

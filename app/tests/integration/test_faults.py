@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -171,3 +172,20 @@ def test_stale_write_connection_is_refused_by_its_server_once(expendable: Server
         servers.sql("pg2", "select pg_promote()")
         servers.clone("pg1", upstream="pg2")
         assert write(router, "after") == "pg2"
+
+
+def test_read_outlasts_a_moment_in_which_nobody_answers(servers: Servers) -> None:
+    with Router(servers.settings(token_timeout_seconds=20, checkout_timeout_seconds=20)) as router:
+        eventually(lambda: whole(router), what="all well")
+        with ThreadPoolExecutor(1) as helper:
+            for name in NAMES:
+                servers.signal(name, "STOP")
+            try:
+                eventually(lambda: router.topology.primary is None, what="the primary is missed")
+                reading = helper.submit(read, router)
+                eventually(lambda: reading.running() or reading.done(), what="the read begins")
+            finally:
+                for name in NAMES:
+                    servers.signal(name, "CONT")
+            assert reading.result(30) in NAMES
+        eventually(lambda: whole(router), what="all well again")
