@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from pgroute.chaos.report import Window
-from pgroute.lsn import parse_lsn
+from pgroute.core.lsn import parse_lsn
 from tests.servers import BIN, NAMES, Servers, eventually, port
 
 _END = "@end@"

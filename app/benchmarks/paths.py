@@ -25,7 +25,7 @@ from benchmarks.peers import hasql_dsn
 from benchmarks.proxies import Proxy
 from pgroute import Router, Settings
 from pgroute.core.policies import NodeStats
-from pgroute.metrics import RouterMetrics
+from pgroute.observing.metrics import RouterMetrics
 from tests.servers import NAMES, eventually, whole
 
 SELECT = "select first_name from tbl_users where id = %s"

@@ -2,7 +2,6 @@
 
 from pgroute.async_router import AsyncRouter
 from pgroute.config import Node, Settings
-from pgroute.connections import AsyncNodeConnection, NodeConnection
 from pgroute.core.contracts import EVENTUAL, STRONG, Contract
 from pgroute.core.lsn import Token
 from pgroute.core.policies import (
@@ -43,10 +42,11 @@ from pgroute.errors import (
 )
 from pgroute.explain import Explanation
 from pgroute.keys import created_at, new_key
-from pgroute.observer import Fault, Observer, Reason, together
+from pgroute.observing.observer import Fault, Observer, Reason, together
 from pgroute.partitions import Partitions
 from pgroute.results import NoSuchRow, Result
 from pgroute.router import Router
+from pgroute.routing.connections import AsyncNodeConnection, NodeConnection
 from pgroute.session import AsyncSession, Session
 from pgroute.statements import Statements
 

@@ -14,23 +14,23 @@ from psycopg import IsolationLevel
 from psycopg.rows import tuple_row
 from psycopg_pool import PoolClosed, PoolTimeout
 
-from pgroute import running
-from pgroute.async_contexts import AsyncReading, AsyncWriting
-from pgroute.async_pool import AsyncNodePool
-from pgroute.base import PLAIN, Base, Steps
-from pgroute.commit import Commit
-from pgroute.connections import AsyncNodeConnection
 from pgroute.core.contracts import Contract, MaxLag
 from pgroute.core.lsn import Mark, Token
 from pgroute.core.topology import Topology
 from pgroute.errors import PgrouteError, RouterClosed, TokenNotReached
 from pgroute.explain import Explanation, explain_async
-from pgroute.hedging import Pace, hedged_async
+from pgroute.observing.timing import timed_async_cursors
 from pgroute.results import Result
+from pgroute.routing import running
+from pgroute.routing.async_contexts import AsyncReading, AsyncWriting
+from pgroute.routing.async_pool import AsyncNodePool
+from pgroute.routing.base import PLAIN, Base, Steps
+from pgroute.routing.commit import Commit
+from pgroute.routing.connections import AsyncNodeConnection
+from pgroute.routing.hedging import Pace, hedged_async
+from pgroute.routing.tokens import PendingToken
 from pgroute.session import AsyncSession
 from pgroute.statements import Route as Lane
-from pgroute.timing import timed_async_cursors
-from pgroute.tokens import PendingToken
 
 T = TypeVar("T")
 

@@ -14,23 +14,23 @@ from psycopg import IsolationLevel
 from psycopg.rows import tuple_row
 from psycopg_pool import PoolClosed, PoolTimeout
 
-from pgroute import running
-from pgroute.base import PLAIN, Base, PoolReport, Steps
-from pgroute.commit import Commit
-from pgroute.connections import NodeConnection
-from pgroute.contexts import PlannedReading, Reading, ReadingAfter, Writing
 from pgroute.core.contracts import Contract, MaxLag
 from pgroute.core.lsn import Mark, Token
 from pgroute.core.topology import Topology
 from pgroute.errors import RouterClosed
 from pgroute.explain import Explanation, explain
-from pgroute.hedging import Pace, hedged
-from pgroute.pool import NodePool
+from pgroute.observing.timing import timed_cursors
 from pgroute.results import Result
+from pgroute.routing import running
+from pgroute.routing.base import PLAIN, Base, PoolReport, Steps
+from pgroute.routing.commit import Commit
+from pgroute.routing.connections import NodeConnection
+from pgroute.routing.contexts import PlannedReading, Reading, ReadingAfter, Writing
+from pgroute.routing.hedging import Pace, hedged
+from pgroute.routing.pool import NodePool
+from pgroute.routing.tokens import PendingToken
 from pgroute.session import Session
 from pgroute.statements import Route as Lane
-from pgroute.timing import timed_cursors
-from pgroute.tokens import PendingToken
 
 __all__ = ["PoolReport", "Router"]
 

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from psycopg import IsolationLevel
 
-from pgroute import running
-from pgroute.async_contexts import AsyncReading, AsyncWriting
-from pgroute.base import Base, Plan, Steps
-from pgroute.connections import AsyncNodeConnection, NodeConnection
-from pgroute.contexts import PlannedReading, Writing
 from pgroute.core.contracts import Contract, MaxLag
 from pgroute.core.lsn import Mark, Token
 from pgroute.core.trail import Trail
 from pgroute.results import Result
+from pgroute.routing import running
+from pgroute.routing.async_contexts import AsyncReading, AsyncWriting
+from pgroute.routing.base import Base, Plan, Steps
+from pgroute.routing.connections import AsyncNodeConnection, NodeConnection
+from pgroute.routing.contexts import PlannedReading, Writing
+from pgroute.routing.tokens import PendingToken
 from pgroute.statements import Route as Lane
-from pgroute.tokens import PendingToken
 
 if TYPE_CHECKING:
     from pgroute.async_router import AsyncRouter

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 
 from pgroute import AsyncNodeConnection, AsyncRouter, AsyncSession, Router, Settings
-from pgroute.base import Holder
+from pgroute.routing.base import Holder
 
 FRONTS = ("threads", "asyncio")
 _AWAITED = (AsyncRouter, AsyncSession, AsyncNodeConnection, psycopg.AsyncCursor, Holder)

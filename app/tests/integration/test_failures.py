@@ -23,7 +23,7 @@ from pgroute import (
     Settings,
     new_key,
 )
-from pgroute.observer import Doubt, Hedge, Silent
+from pgroute.observing.observer import Doubt, Hedge, Silent
 from pgroute.statements import Route, Statements
 from tests.servers import Servers, eventually, port, whole
 

@@ -16,11 +16,11 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from pgroute import AsyncRouter, Router
-from pgroute.instruments import instruments
-from pgroute.logs import JsonLines, Log
-from pgroute.metrics import RouterMetrics
-from pgroute.observer import Observer, together
-from pgroute.tracing import traces
+from pgroute.observing.instruments import instruments
+from pgroute.observing.logs import JsonLines, Log
+from pgroute.observing.metrics import RouterMetrics
+from pgroute.observing.observer import Observer, together
+from pgroute.observing.tracing import traces
 from tests.servers import NAMES, Servers, eventually, port, whole
 
 pytestmark = pytest.mark.integration

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from pgroute import CommitUnknown, Role, Router, Token, TokenUnproven
-from pgroute.observer import Doubt, Silent
+from pgroute.observing.observer import Doubt, Silent
 from tests.servers import Servers, eventually, whole
 
 pytestmark = pytest.mark.integration

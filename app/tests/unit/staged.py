@@ -13,11 +13,11 @@ from typing import Any, cast
 from psycopg_pool import PoolTimeout
 
 from pgroute import Role, Router, Settings
-from pgroute.commit import Commit
 from pgroute.core.topology import Answer, Observation, Silence
-from pgroute.lease import Front
-from pgroute.observer import Doubt, Fault, Purpose, Reason, Silent
-from pgroute.pool import NodePool
+from pgroute.observing.observer import Doubt, Fault, Purpose, Reason, Silent
+from pgroute.routing.commit import Commit
+from pgroute.routing.lease import Front
+from pgroute.routing.pool import NodePool
 
 IDLE, ACTIVE, IN_TRANSACTION, FAILED, LOST = range(5)
 

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from pgroute import Settings
-from pgroute.lease import FRESH_SECONDS, Front
+from pgroute.routing.lease import FRESH_SECONDS, Front
 
 from .staged import ACTIVE, Clock, Connection
 

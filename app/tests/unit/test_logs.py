@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from psycopg.errors import UniqueViolation
 
-from pgroute.logs import JsonLines, Log, write_logs
-from pgroute.observer import Doubt, Query, Reason
-from pgroute.topology import Role
+from pgroute.core.topology import Role
+from pgroute.observing.logs import JsonLines, Log, write_logs
+from pgroute.observing.observer import Doubt, Query, Reason
 
 
 class Written:

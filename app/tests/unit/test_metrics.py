@@ -12,10 +12,10 @@ import pytest
 from prometheus_client import generate_latest
 
 from pgroute import Router, Settings
+from pgroute.core.topology import Answer, Role, Silence, decide
 from pgroute.errors import NoReadableNode
-from pgroute.metrics import RouterMetrics, Tally, Watched
-from pgroute.observer import Doubt, Fault, Hedge, Purpose, Query, Reason, Wait
-from pgroute.topology import Answer, Role, Silence, decide
+from pgroute.observing.metrics import RouterMetrics, Tally, Watched
+from pgroute.observing.observer import Doubt, Fault, Hedge, Purpose, Query, Reason, Wait
 
 NODES = ("pg1", "pg2", "pg3")
 RULES = (

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from pgroute.config import Settings
+from pgroute.core.topology import Role
 from pgroute.errors import NoReadableNode
-from pgroute.instruments import instruments
-from pgroute.logs import Log
-from pgroute.observer import (
+from pgroute.observing.instruments import instruments
+from pgroute.observing.logs import Log
+from pgroute.observing.observer import (
     Doubt,
     Fault,
     Hedge,
@@ -25,7 +26,6 @@ from pgroute.observer import (
     Wait,
     together,
 )
-from pgroute.topology import Role
 
 QUERY = Query("pg2", Role.REPLICA, Reason.READ, "select ?", 1, 0.5)
 CALLS: dict[str, tuple[Any, ...]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from psycopg import sql
 
-from pgroute.redaction import MAX_CHARACTERS, operation, shown, without_literals
+from pgroute.observing.redaction import MAX_CHARACTERS, operation, shown, without_literals
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from pgroute import (
     UnknownContract,
 )
 from pgroute.core.topology import Answer, Silence
-from pgroute.observer import Purpose
+from pgroute.observing.observer import Purpose
 
 from .staged import (
     ALL_WELL,

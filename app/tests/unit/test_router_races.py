@@ -17,10 +17,10 @@ from pgroute import (
     TokenNotReached,
     TokenUnproven,
 )
-from pgroute.commit import Commit
 from pgroute.core.topology import Answer, Observation, Silence
+from pgroute.routing.commit import Commit
+from pgroute.routing.tokens import PendingToken
 from pgroute.statements import Route as Lane
-from pgroute.tokens import PendingToken
 
 from .staged import ALL_WELL, IN_TRANSACTION, LOST, PRIMARY, REPLICA_2, REPLICA_3, Pool, Staged
 

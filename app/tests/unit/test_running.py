@@ -10,9 +10,9 @@ import pytest
 from psycopg import errors
 
 from pgroute import CommitUnknown, DeadlineExceeded, Reason, UnknownContract
-from pgroute.commit import Commit
 from pgroute.core.topology import Answer, Silence
-from pgroute.observer import Doubt
+from pgroute.observing.observer import Doubt
+from pgroute.routing.commit import Commit
 from pgroute.statements import Route as Lane
 
 from .staged import ACTIVE, ALL_WELL, FAILED, IN_TRANSACTION, LOST, PRIMARY, Connection, Staged

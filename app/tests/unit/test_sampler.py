@@ -16,7 +16,7 @@ from psycopg.pq import ConnStatus, ExecStatus
 
 from pgroute import Node, Settings
 from pgroute.core.topology import Answer, Silence
-from pgroute.sampler import Sampler
+from pgroute.routing.sampler import Sampler
 from tests.servers import eventually
 
 

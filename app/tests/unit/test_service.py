@@ -8,9 +8,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from pgroute import AsyncRouter, Fault, Reason, Role, Settings
-from pgroute.metrics import RouterMetrics
+from pgroute.core.topology import Answer, Observation, Silence, decide
+from pgroute.observing.metrics import RouterMetrics
 from pgroute.service import make_app
-from pgroute.topology import Answer, Observation, Silence, decide
 
 NODES = ("pg1", "pg2", "pg3")
 

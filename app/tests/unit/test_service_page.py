@@ -21,7 +21,7 @@ from starlette.testclient import TestClient
 
 from pgroute import AsyncRouter, NoReadableNode, Reason, Role, Settings, Topology
 from pgroute.core.topology import Answer, Silence, decide
-from pgroute.metrics import RouterMetrics
+from pgroute.observing.metrics import RouterMetrics
 from pgroute.service import live, make_app
 from pgroute.service.partitions import Partition
 from pgroute.service.store import Read

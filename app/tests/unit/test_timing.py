@@ -11,9 +11,15 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgroute.observer import Query, Reason, Silent
-from pgroute.timing import Stopwatch, timed, timed_async, timed_async_cursors, timed_cursors
-from pgroute.topology import Role
+from pgroute.core.topology import Role
+from pgroute.observing.observer import Query, Reason, Silent
+from pgroute.observing.timing import (
+    Stopwatch,
+    timed,
+    timed_async,
+    timed_async_cursors,
+    timed_cursors,
+)
 
 
 class Told(Silent):

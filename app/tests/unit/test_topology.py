@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pgroute.topology import Answer, Fence, Observation, Role, Silence, Topology, decide
+from pgroute.core.topology import Answer, Fence, Observation, Role, Silence, Topology, decide
 
 MIB = 1024 * 1024
 NOTHING_SEEN = Fence()

@@ -18,9 +18,9 @@ from psycopg.errors import UniqueViolation
 
 import pgroute
 from pgroute.config import Settings
-from pgroute.observer import Doubt, Hedge, Observer, Query, Reason, Silent, Wait
-from pgroute.topology import Role
-from pgroute.tracing import traces
+from pgroute.core.topology import Role
+from pgroute.observing.observer import Doubt, Hedge, Observer, Query, Reason, Silent, Wait
+from pgroute.observing.tracing import traces
 
 SETTINGS = Settings.make(nodes="pg1=10.0.0.1,pg2=10.0.0.2:5433", database="app", write_user="app")
 QUERY = Query("pg2", Role.REPLICA, Reason.AFTER_TOKEN, "select a from t where b = %s", 10**18, 0.25)
@@ -153,7 +153,7 @@ def _run(program: str) -> str:
     head = (
         "import sys\n"
         "from pgroute.config import Settings\n"
-        "from pgroute.instruments import instruments\n"
+        "from pgroute.observing.instruments import instruments\n"
         "settings = Settings.make(nodes='pg1', database='app', write_user='app')\n"
     )
     command = [sys.executable, "-c", head + program]

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from pgroute import MalformedToken, RandomOrder, RoundRobin, Token, created_at, new_key
-from pgroute.lsn import format_lsn, parse_lsn, reachable
+from pgroute.core.lsn import format_lsn, parse_lsn, reachable
 from pgroute.people import FIVE, people, someone
 from pgroute.text import size, table
 

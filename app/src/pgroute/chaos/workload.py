@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from pgroute.chaos.client import Client, Refused
 from pgroute.chaos.tally import Outcome, Promise, Read, Tally, Write
-from pgroute.probe import one_line
+from pgroute.routing.probe import one_line
 
 _BEATS = 2_000  # remembered: more than are made within any accepted lag
 _HEART = 0  # the worker whose rows the readers look at

@@ -18,7 +18,7 @@ from pgroute.cli.partitions import partitions
 from pgroute.cli.serve import serve
 from pgroute.cli.status import status
 from pgroute.errors import ConfigurationError, PgrouteError
-from pgroute.probe import one_line
+from pgroute.routing.probe import one_line
 
 app = typer.Typer(
     help="Routes reads and writes over a PostgreSQL primary and its replicas. "

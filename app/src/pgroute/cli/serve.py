@@ -6,7 +6,7 @@ import logging
 import sys
 
 from pgroute.config import Settings
-from pgroute.logs import write_logs
+from pgroute.observing.logs import write_logs
 
 
 def serve() -> None:

@@ -20,10 +20,10 @@ from sqlalchemy.engine.base import OptionEngine
 from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.util.concurrency import await_only, in_greenlet
 
-from pgroute.base import Steps
-from pgroute.commit import Commit
-from pgroute.ending import explain, resolve
 from pgroute.errors import PgrouteError
+from pgroute.routing.base import Steps
+from pgroute.routing.commit import Commit
+from pgroute.routing.ending import explain, resolve
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from pgroute import AsyncRouter
-from pgroute.metrics import RouterMetrics
+from pgroute.observing.metrics import RouterMetrics
 from pgroute.service import api, live, operations, page, problems
 from pgroute.service.guards import BodyLimit, SafeHeaders
 from pgroute.service.heartbeat import beat

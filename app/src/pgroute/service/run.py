@@ -21,11 +21,11 @@ from pgroute import (
     Topology,
     together,
 )
-from pgroute.logs import JsonLines, Log
-from pgroute.metrics import RouterMetrics
+from pgroute.observing.logs import JsonLines, Log
+from pgroute.observing.metrics import RouterMetrics
+from pgroute.observing.tracing import traces
 from pgroute.service.app import make_app
 from pgroute.service.live import Live
-from pgroute.tracing import traces
 
 SHUTDOWN_SECONDS = 20
 _ASK_SECONDS = 0.1

@@ -30,7 +30,7 @@ from pgroute.doctor.asking.servers import (
 )
 from pgroute.doctor.facts import Facts, Login, NodeFacts, Purpose, Server, Session
 from pgroute.doctor.judging.roles import topology_of
-from pgroute.probe import one_line
+from pgroute.routing.probe import one_line
 
 
 def ask(

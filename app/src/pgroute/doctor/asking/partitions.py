@@ -11,7 +11,7 @@ from pgroute.doctor.asking.servers import Connection
 from pgroute.doctor.facts import PartitionedTable
 from pgroute.errors import PartitionError, PartitionMismatch
 from pgroute.partitions import Partitions
-from pgroute.probe import one_line
+from pgroute.routing.probe import one_line
 
 _TABLES = """
 select c.oid::regclass::text as label

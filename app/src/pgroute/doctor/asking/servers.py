@@ -17,7 +17,7 @@ from psycopg.rows import dict_row, tuple_row
 from pgroute.config import Node, Settings
 from pgroute.core.lsn import reachable
 from pgroute.doctor.facts import Clock, Purpose, Rights, Server, Session
-from pgroute.probe import one_line
+from pgroute.routing.probe import one_line
 
 Connection = psycopg.Connection[Any]
 _CLOCK_ROUNDS = 5

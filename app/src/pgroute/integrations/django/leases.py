@@ -19,8 +19,8 @@ from django.db.backends.postgresql.psycopg_any import (
 )
 
 from pgroute import ConfigurationError, Router, Settings
-from pgroute.observer import Observer
-from pgroute.timing import Stopwatch, timed
+from pgroute.observing.observer import Observer
+from pgroute.observing.timing import Stopwatch, timed
 
 _lock = threading.Lock()
 _router: Router | None = None

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pgroute.base import Holder
-from pgroute.connections import AsyncNodeConnection
-from pgroute.ending import end
-from pgroute.lease import FRESH_SECONDS
-from pgroute.leasing import lease_primary, lease_read
-from pgroute.observer import Reason
-from pgroute.routes import NoRoute
-from pgroute.running import note
+from pgroute.observing.observer import Reason
+from pgroute.routing.base import Holder
+from pgroute.routing.connections import AsyncNodeConnection
+from pgroute.routing.ending import end
+from pgroute.routing.lease import FRESH_SECONDS
+from pgroute.routing.leasing import lease_primary, lease_read
+from pgroute.routing.routes import NoRoute
+from pgroute.routing.running import note
 
 
 class AsyncReading(Holder):

@@ -17,8 +17,8 @@ import psycopg
 from psycopg import pq
 
 from pgroute.config import Settings
-from pgroute.connections import AsyncNodeConnection, NodeConnection
-from pgroute.probe import one_line
+from pgroute.routing.connections import AsyncNodeConnection, NodeConnection
+from pgroute.routing.probe import one_line
 
 Connection = TypeVar("Connection", NodeConnection, AsyncNodeConnection)
 

@@ -16,7 +16,7 @@ from enum import StrEnum
 from functools import partial
 from typing import Protocol
 
-from pgroute.topology import Role
+from pgroute.core.topology import Role
 
 
 class Reason(StrEnum):

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from pgroute.base import Holder
-from pgroute.connections import NodeConnection
 from pgroute.core.ledger import Ledger
 from pgroute.core.lsn import Mark, Token
 from pgroute.core.topology import Role
-from pgroute.ending import end
 from pgroute.errors import TokenError
-from pgroute.lease import FRESH_SECONDS
-from pgroute.leasing import lease_primary, lease_read
-from pgroute.observer import Reason
-from pgroute.routes import NoRoute, Route
-from pgroute.running import note
-from pgroute.tokens import unsettled
+from pgroute.observing.observer import Reason
+from pgroute.routing.base import Holder
+from pgroute.routing.connections import NodeConnection
+from pgroute.routing.ending import end
+from pgroute.routing.lease import FRESH_SECONDS
+from pgroute.routing.leasing import lease_primary, lease_read
+from pgroute.routing.routes import NoRoute, Route
+from pgroute.routing.running import note
+from pgroute.routing.tokens import unsettled
 
 
 class Reading(Holder):

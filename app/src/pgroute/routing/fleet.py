@@ -26,9 +26,9 @@ from pgroute.core.ledger import Ledger
 from pgroute.core.lsn import Mark
 from pgroute.core.topology import Answer, Fence, Observation, Role, Silence, Topology, decide
 from pgroute.errors import PgrouteError
-from pgroute.observer import Fault, Observer
-from pgroute.probe import one_line
-from pgroute.sampler import Sampler
+from pgroute.observing.observer import Fault, Observer
+from pgroute.routing.probe import one_line
+from pgroute.routing.sampler import Sampler
 
 _log = logging.getLogger("pgroute")
 

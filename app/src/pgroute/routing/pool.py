@@ -1,23 +1,23 @@
-"""The connections to one server for one purpose, for asyncio."""
+"""The connections to one server for one purpose, for threads."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+import threading
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import psycopg
-from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
+from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from pgroute.config import Settings
-from pgroute.connections import AsyncNodeConnection
-from pgroute.lease import Front
+from pgroute.routing.connections import NodeConnection
+from pgroute.routing.lease import Front
 
-Hook = Callable[[AsyncNodeConnection], Awaitable[None]]
+Hook = Callable[[NodeConnection], None]
 
 
-class AsyncNodePool(Front[AsyncNodeConnection]):
+class NodePool(Front[NodeConnection]):
     """Leases in front of a psycopg_pool to one server. Closed by the router that made it."""
 
     def __init__(
@@ -33,53 +33,51 @@ class AsyncNodePool(Front[AsyncNodeConnection]):
         super().__init__(node, settings, read_only=read_only, **options)
         self._arguments = {
             **self.pool_arguments(settings, cursors),
-            "connection_class": AsyncNodeConnection,
+            "connection_class": NodeConnection,
             "configure": after_connect,
             "num_workers": 2,
         }
-        self._changing = asyncio.Lock()
-        self._tasks: set[asyncio.Future[Any]] = set()
-        self._pool: AsyncConnectionPool[AsyncNodeConnection] | None = None
+        self._changing = threading.Lock()
+        self._pool: ConnectionPool[NodeConnection] | None = None
 
-    async def open(self) -> AsyncConnectionPool[AsyncNodeConnection]:
+    def open(self) -> ConnectionPool[NodeConnection]:
         """Start connecting in the background, if that has not begun. PoolClosed after close()."""
         pool = self._pool
         if pool is not None:
             return pool
-        async with self._changing:
+        with self._changing:
             if self.closed:
                 raise PoolClosed(f"the pool of {self.node} is closed")
             if self._pool is None:
-                pool = AsyncConnectionPool(**self._arguments)
-                await pool.open(wait=False)
+                pool = ConnectionPool(**self._arguments)
+                pool.open(wait=False)
                 self._pool = pool
             return self._pool
 
-    async def take(self, limit: float) -> AsyncNodeConnection:
+    def take(self, limit: float) -> NodeConnection:
         """A live connection within ``limit`` seconds, else psycopg_pool.PoolTimeout.
 
         TooManyRequests when too many wait already, PoolClosed when the pool is closed.
         """
         until = self._clock() + limit
         if self.password_changed():
-            self.outdate()
-            await self.renew()
+            self.renew()
         while True:
-            connection = self.idle_one() or await self._queue(until - self._clock())
+            connection = self.idle_one() or self._queue(until - self._clock())
             if self.fit(connection, self._clock()):
                 return connection
-            await self.discard(connection)
+            self.discard(connection)
             if self._clock() >= until:
                 raise PoolTimeout(f"every connection to {self.node} was dead")
 
-    async def _queue(self, limit: float) -> AsyncNodeConnection:
-        pool = await self.open()
+    def _queue(self, limit: float) -> NodeConnection:
+        pool = self.open()
         self.waiting.append(None)
         try:
             # What came back before we were seen to wait is in the deque, not in the pool.
             connection = self.idle_one()
             if connection is None:
-                connection = await pool.getconn(timeout=max(limit, 0.001))
+                connection = pool.getconn(timeout=max(limit, 0.001))
                 connection.home = pool
                 if connection.used_at == 0.0:
                     connection.used_at = self._clock()
@@ -91,19 +89,19 @@ class AsyncNodePool(Front[AsyncNodeConnection]):
         finally:
             self.waiting.pop()
 
-    async def give_back(self, connection: AsyncNodeConnection) -> None:
+    def give_back(self, connection: NodeConnection) -> None:
         """Return a connection that is in no transaction; one that is unusable is replaced."""
         now = connection.used_at = self._clock()
         if connection.epoch != self.epoch or now > connection.expires_at or connection.closed:
-            await self.discard(connection)
+            self.discard(connection)
             return
         if connection.untidy:
-            await connection.tidy(self.read_only)
+            connection.tidy(self.read_only)
         if self.on_return is not None:
             try:
-                await self.on_return(connection)
+                self.on_return(connection)
             except psycopg.Error:
-                await self.discard(connection)
+                self.discard(connection)
                 return
         self.idle.append(connection)
         if self.waiting or self.closed:
@@ -113,54 +111,45 @@ class AsyncNodePool(Front[AsyncNodeConnection]):
         """Give one idle connection to whoever waits in psycopg_pool."""
         connection = self.idle_one()
         if connection is not None:
-            self._later(connection.home.putconn(connection))
+            connection.home.putconn(connection)
 
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def discard(self, connection: AsyncNodeConnection) -> None:
+    def discard(self, connection: NodeConnection) -> None:
         """Return a connection that must not be used again."""
         with suppress(psycopg.Error):
-            await connection.close()
+            connection.close()
         with suppress(ValueError, PoolClosed):
-            await connection.home.putconn(connection)
+            connection.home.putconn(connection)
 
-    # For the sampler's helpers
+    # For the sampler's helpers: these may wait
 
-    async def sweep(self, now: float) -> None:
+    def sweep(self, now: float) -> None:
         """Hand what has been idle for long back to psycopg_pool; see to a new password."""
         if self.password_changed():
-            self.outdate()
-            await self.renew()
+            self.renew()
         for connection in self.long_idle(now):
-            await connection.home.putconn(connection)
+            connection.home.putconn(connection)
 
-    def outdate(self) -> None:
-        """Use no connection again that was made until now. From any thread."""
-        self.epoch += 1
-
-    async def renew(self) -> None:
-        """Close what :meth:`outdate` left behind; new ones are made when wanted."""
-        async with self._changing:
+    def renew(self) -> None:
+        """Use no connection again that was made until now; new ones are made when wanted."""
+        with self._changing:
+            self.epoch += 1
             pool, self._pool = self._pool, None
             self.password_refused = False
         for connection in self.all_idle():
-            await self.discard(connection)
+            self.discard(connection)
         if pool is not None:
-            await pool.close(timeout=0)
+            pool.close(timeout=0)
 
-    async def warm_up(self, limit: float) -> None:
+    def warm_up(self, limit: float) -> None:
         """Have ``min_size`` connections within ``limit`` seconds, else PoolTimeout."""
         until = self._clock() + limit
-        taken: list[AsyncNodeConnection] = []
+        taken: list[NodeConnection] = []
         try:
             while len(taken) < self.min_size:
-                taken.append(await self.take(max(until - self._clock(), 0.0)))
+                taken.append(self.take(max(until - self._clock(), 0.0)))
         finally:
             for connection in taken:
-                await self.give_back(connection)
+                self.give_back(connection)
 
     def statistics(self) -> dict[str, int]:
         """psycopg_pool's counters, idle leases counted as available."""
@@ -172,12 +161,12 @@ class AsyncNodePool(Front[AsyncNodeConnection]):
         found["requests_waiting"] = max(found.get("requests_waiting", 0), len(self.waiting))
         return found
 
-    async def close(self, limit: float) -> None:
+    def close(self, limit: float) -> None:
         """Close all connections; those handed out are closed when they come back."""
-        async with self._changing:
+        with self._changing:
             self.closed = True
             pool, self._pool = self._pool, None
         if pool is not None:
             for connection in self.all_idle():
-                await self.discard(connection)
-            await pool.close(timeout=limit)
+                self.discard(connection)
+            pool.close(timeout=limit)

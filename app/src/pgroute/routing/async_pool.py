@@ -1,23 +1,23 @@
-"""The connections to one server for one purpose, for threads."""
+"""The connections to one server for one purpose, for asyncio."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
 import psycopg
-from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from pgroute.config import Settings
-from pgroute.connections import NodeConnection
-from pgroute.lease import Front
+from pgroute.routing.connections import AsyncNodeConnection
+from pgroute.routing.lease import Front
 
-Hook = Callable[[NodeConnection], None]
+Hook = Callable[[AsyncNodeConnection], Awaitable[None]]
 
 
-class NodePool(Front[NodeConnection]):
+class AsyncNodePool(Front[AsyncNodeConnection]):
     """Leases in front of a psycopg_pool to one server. Closed by the router that made it."""
 
     def __init__(
@@ -33,51 +33,53 @@ class NodePool(Front[NodeConnection]):
         super().__init__(node, settings, read_only=read_only, **options)
         self._arguments = {
             **self.pool_arguments(settings, cursors),
-            "connection_class": NodeConnection,
+            "connection_class": AsyncNodeConnection,
             "configure": after_connect,
             "num_workers": 2,
         }
-        self._changing = threading.Lock()
-        self._pool: ConnectionPool[NodeConnection] | None = None
+        self._changing = asyncio.Lock()
+        self._tasks: set[asyncio.Future[Any]] = set()
+        self._pool: AsyncConnectionPool[AsyncNodeConnection] | None = None
 
-    def open(self) -> ConnectionPool[NodeConnection]:
+    async def open(self) -> AsyncConnectionPool[AsyncNodeConnection]:
         """Start connecting in the background, if that has not begun. PoolClosed after close()."""
         pool = self._pool
         if pool is not None:
             return pool
-        with self._changing:
+        async with self._changing:
             if self.closed:
                 raise PoolClosed(f"the pool of {self.node} is closed")
             if self._pool is None:
-                pool = ConnectionPool(**self._arguments)
-                pool.open(wait=False)
+                pool = AsyncConnectionPool(**self._arguments)
+                await pool.open(wait=False)
                 self._pool = pool
             return self._pool
 
-    def take(self, limit: float) -> NodeConnection:
+    async def take(self, limit: float) -> AsyncNodeConnection:
         """A live connection within ``limit`` seconds, else psycopg_pool.PoolTimeout.
 
         TooManyRequests when too many wait already, PoolClosed when the pool is closed.
         """
         until = self._clock() + limit
         if self.password_changed():
-            self.renew()
+            self.outdate()
+            await self.renew()
         while True:
-            connection = self.idle_one() or self._queue(until - self._clock())
+            connection = self.idle_one() or await self._queue(until - self._clock())
             if self.fit(connection, self._clock()):
                 return connection
-            self.discard(connection)
+            await self.discard(connection)
             if self._clock() >= until:
                 raise PoolTimeout(f"every connection to {self.node} was dead")
 
-    def _queue(self, limit: float) -> NodeConnection:
-        pool = self.open()
+    async def _queue(self, limit: float) -> AsyncNodeConnection:
+        pool = await self.open()
         self.waiting.append(None)
         try:
             # What came back before we were seen to wait is in the deque, not in the pool.
             connection = self.idle_one()
             if connection is None:
-                connection = pool.getconn(timeout=max(limit, 0.001))
+                connection = await pool.getconn(timeout=max(limit, 0.001))
                 connection.home = pool
                 if connection.used_at == 0.0:
                     connection.used_at = self._clock()
@@ -89,19 +91,19 @@ class NodePool(Front[NodeConnection]):
         finally:
             self.waiting.pop()
 
-    def give_back(self, connection: NodeConnection) -> None:
+    async def give_back(self, connection: AsyncNodeConnection) -> None:
         """Return a connection that is in no transaction; one that is unusable is replaced."""
         now = connection.used_at = self._clock()
         if connection.epoch != self.epoch or now > connection.expires_at or connection.closed:
-            self.discard(connection)
+            await self.discard(connection)
             return
         if connection.untidy:
-            connection.tidy(self.read_only)
+            await connection.tidy(self.read_only)
         if self.on_return is not None:
             try:
-                self.on_return(connection)
+                await self.on_return(connection)
             except psycopg.Error:
-                self.discard(connection)
+                await self.discard(connection)
                 return
         self.idle.append(connection)
         if self.waiting or self.closed:
@@ -111,45 +113,54 @@ class NodePool(Front[NodeConnection]):
         """Give one idle connection to whoever waits in psycopg_pool."""
         connection = self.idle_one()
         if connection is not None:
-            connection.home.putconn(connection)
+            self._later(connection.home.putconn(connection))
 
-    def discard(self, connection: NodeConnection) -> None:
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def discard(self, connection: AsyncNodeConnection) -> None:
         """Return a connection that must not be used again."""
         with suppress(psycopg.Error):
-            connection.close()
+            await connection.close()
         with suppress(ValueError, PoolClosed):
-            connection.home.putconn(connection)
+            await connection.home.putconn(connection)
 
-    # For the sampler's helpers: these may wait
+    # For the sampler's helpers
 
-    def sweep(self, now: float) -> None:
+    async def sweep(self, now: float) -> None:
         """Hand what has been idle for long back to psycopg_pool; see to a new password."""
         if self.password_changed():
-            self.renew()
+            self.outdate()
+            await self.renew()
         for connection in self.long_idle(now):
-            connection.home.putconn(connection)
+            await connection.home.putconn(connection)
 
-    def renew(self) -> None:
-        """Use no connection again that was made until now; new ones are made when wanted."""
-        with self._changing:
-            self.epoch += 1
+    def outdate(self) -> None:
+        """Use no connection again that was made until now. From any thread."""
+        self.epoch += 1
+
+    async def renew(self) -> None:
+        """Close what :meth:`outdate` left behind; new ones are made when wanted."""
+        async with self._changing:
             pool, self._pool = self._pool, None
             self.password_refused = False
         for connection in self.all_idle():
-            self.discard(connection)
+            await self.discard(connection)
         if pool is not None:
-            pool.close(timeout=0)
+            await pool.close(timeout=0)
 
-    def warm_up(self, limit: float) -> None:
+    async def warm_up(self, limit: float) -> None:
         """Have ``min_size`` connections within ``limit`` seconds, else PoolTimeout."""
         until = self._clock() + limit
-        taken: list[NodeConnection] = []
+        taken: list[AsyncNodeConnection] = []
         try:
             while len(taken) < self.min_size:
-                taken.append(self.take(max(until - self._clock(), 0.0)))
+                taken.append(await self.take(max(until - self._clock(), 0.0)))
         finally:
             for connection in taken:
-                self.give_back(connection)
+                await self.give_back(connection)
 
     def statistics(self) -> dict[str, int]:
         """psycopg_pool's counters, idle leases counted as available."""
@@ -161,12 +172,12 @@ class NodePool(Front[NodeConnection]):
         found["requests_waiting"] = max(found.get("requests_waiting", 0), len(self.waiting))
         return found
 
-    def close(self, limit: float) -> None:
+    async def close(self, limit: float) -> None:
         """Close all connections; those handed out are closed when they come back."""
-        with self._changing:
+        async with self._changing:
             self.closed = True
             pool, self._pool = self._pool, None
         if pool is not None:
             for connection in self.all_idle():
-                self.discard(connection)
-            pool.close(timeout=limit)
+                await self.discard(connection)
+            await pool.close(timeout=limit)

@@ -8,8 +8,8 @@ from typing import Any
 
 from pgroute.core.policies import NodeStats, Policy, RoundRobin
 from pgroute.core.topology import Role
-from pgroute.lease import Front
-from pgroute.observer import Observer, Reason
+from pgroute.observing.observer import Observer, Reason
+from pgroute.routing.lease import Front
 
 
 class Route:

@@ -17,9 +17,9 @@ from opentelemetry.trace.status import Status, StatusCode
 from opentelemetry.util.types import AttributeValue
 
 from pgroute.config import Settings
-from pgroute.logs import kind_of
-from pgroute.observer import Doubt, Hedge, Observer, Query, Reason, Silent, Wait
-from pgroute.redaction import operation
+from pgroute.observing.logs import kind_of
+from pgroute.observing.observer import Doubt, Hedge, Observer, Query, Reason, Silent, Wait
+from pgroute.observing.redaction import operation
 
 _SCHEMA = "https://opentelemetry.io/schemas/1.33.0"
 

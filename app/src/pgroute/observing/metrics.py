@@ -16,10 +16,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from pgroute.core.retries import Action
+from pgroute.core.topology import Role, Topology
 from pgroute.errors import NodeUnavailable, NoPrimary, NoReadableNode
-from pgroute.fleet import Fleet
-from pgroute.observer import Doubt, Fault, Hedge, Purpose, Query, Reason, Silent, Wait
-from pgroute.topology import Role, Topology
+from pgroute.observing.observer import Doubt, Fault, Hedge, Purpose, Query, Reason, Silent, Wait
+from pgroute.routing.fleet import Fleet
 
 _BREAKER_STATES = ("closed", "half_open", "open")
 _WAIT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

@@ -8,14 +8,14 @@ import psycopg
 from psycopg import pq
 from psycopg.errors import InFailedSqlTransaction, ReadOnlySqlTransaction
 
-from pgroute.base import PLAIN, Base, Holder, Steps
-from pgroute.commit import ASK_FATE, Commit
 from pgroute.core.retries import Backoff
 from pgroute.core.topology import Role
 from pgroute.errors import CommitUnknown, DeadlineExceeded, NodeUnavailable, RoutingError
-from pgroute.leasing import take
-from pgroute.observer import Doubt, Fault, Reason
-from pgroute.probe import one_line
+from pgroute.observing.observer import Doubt, Fault, Reason
+from pgroute.routing.base import PLAIN, Base, Holder, Steps
+from pgroute.routing.commit import ASK_FATE, Commit
+from pgroute.routing.leasing import take
+from pgroute.routing.probe import one_line
 
 _LOST = pq.TransactionStatus.UNKNOWN
 _FAILED = pq.TransactionStatus.INERROR

@@ -13,9 +13,9 @@ from typing import Any, Protocol, Self
 import psycopg
 from psycopg import IsolationLevel, pq
 
-from pgroute.commit import SLOW_SECONDS, Commit
 from pgroute.core.topology import Role
-from pgroute.observer import Reason
+from pgroute.observing.observer import Reason
+from pgroute.routing.commit import SLOW_SECONDS, Commit
 
 
 class Owner(Protocol):

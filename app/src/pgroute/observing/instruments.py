@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 from pgroute.config import Settings
-from pgroute.logs import Log
-from pgroute.observer import Observer, together
+from pgroute.observing.logs import Log
+from pgroute.observing.observer import Observer, together
 
 
 def instruments(settings: Settings, *observers: Observer) -> Observer:
@@ -16,7 +16,7 @@ def instruments(settings: Settings, *observers: Observer) -> Observer:
     """
     everyone = [*observers, Log(slow_query_seconds=settings.slow_query_seconds)]
     if "opentelemetry.trace" in sys.modules:
-        from pgroute.tracing import traces
+        from pgroute.observing.tracing import traces
 
         everyone.append(traces(settings))
     return together(*everyone)

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from pgroute.observer import Observer, Query
-from pgroute.redaction import shown
+from pgroute.observing.observer import Observer, Query
+from pgroute.observing.redaction import shown
 
 
 class Stopwatch:

@@ -20,7 +20,7 @@ import psycopg
 
 from pgroute.config import Node, Settings
 from pgroute.core.topology import Answer, Silence
-from pgroute.probe import Lost, Probe, one_line
+from pgroute.routing.probe import Lost, Probe, one_line
 
 _log = logging.getLogger("pgroute")
 

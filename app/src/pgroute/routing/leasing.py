@@ -7,7 +7,6 @@ from typing import Any
 
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
-from pgroute.base import PLAIN, Base, Holder, Plan, Steps
 from pgroute.core.candidates import Selection, Then, select
 from pgroute.core.contracts import Contract, Otherwise
 from pgroute.core.lsn import format_lsn
@@ -23,7 +22,8 @@ from pgroute.errors import (
     SplitBrain,
     TokenNotReached,
 )
-from pgroute.observer import Fault, Purpose, Reason, Wait
+from pgroute.observing.observer import Fault, Purpose, Reason, Wait
+from pgroute.routing.base import PLAIN, Base, Holder, Plan, Steps
 
 
 def lease_read(router: Base, holder: Holder, avoid: frozenset[str] = frozenset()) -> Steps[Any]:

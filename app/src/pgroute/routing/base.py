@@ -22,7 +22,6 @@ from typing import Any, Protocol, TypeVar
 from psycopg import IsolationLevel
 from psycopg_pool import PoolTimeout
 
-from pgroute.commit import Commit
 from pgroute.config import Settings
 from pgroute.core.budgets import RatioBudget, TokenBucket
 from pgroute.core.contracts import EVENTUAL, Contract
@@ -32,15 +31,16 @@ from pgroute.core.policies import POLICIES, Policy
 from pgroute.core.topology import Role, Topology
 from pgroute.core.trail import Trail
 from pgroute.errors import NodeUnavailable, RouterClosed, TokenError, TokenNotReached
-from pgroute.fleet import Fleet
-from pgroute.instruments import instruments
-from pgroute.lease import Front
-from pgroute.observer import Fault, Observer, Reason
-from pgroute.routes import PoolStats, Route, Routes, picker
+from pgroute.observing.instruments import instruments
+from pgroute.observing.observer import Fault, Observer, Reason
+from pgroute.observing.timing import Stopwatch
+from pgroute.routing.commit import Commit
+from pgroute.routing.fleet import Fleet
+from pgroute.routing.lease import Front
+from pgroute.routing.routes import PoolStats, Route, Routes, picker
+from pgroute.routing.tokens import PendingToken, unsettled
 from pgroute.statements import Route as Lane
 from pgroute.statements import Statements
-from pgroute.timing import Stopwatch
-from pgroute.tokens import PendingToken, unsettled
 
 _log = logging.getLogger("pgroute")
 

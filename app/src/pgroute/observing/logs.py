@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-from pgroute.observer import Doubt, Query, Reason, Silent
-from pgroute.redaction import shown
+from pgroute.observing.observer import Doubt, Query, Reason, Silent
+from pgroute.observing.redaction import shown
 
 _log = logging.getLogger("pgroute")
 _FIELDS = "pgroute"  # the attribute of a log record that holds its fields

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from pgroute.base import Base, Holder, Steps
 from pgroute.core.latency import HedgeDelay
-from pgroute.observer import Hedge, Reason
+from pgroute.observing.observer import Hedge, Reason
 from pgroute.results import Result
-from pgroute.running import Statement, attempt
+from pgroute.routing.base import Base, Holder, Steps
+from pgroute.routing.running import Statement, attempt
 
 if TYPE_CHECKING:
     from pgroute.async_router import AsyncRouter

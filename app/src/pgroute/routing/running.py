@@ -10,15 +10,15 @@ from typing import Any
 import psycopg
 from psycopg import IsolationLevel, pq
 
-from pgroute.base import Base, Holder, Plan, Steps
 from pgroute.core.retries import Action, Backoff, Trouble, Work, decide_retry, trouble
 from pgroute.core.topology import Role
-from pgroute.ending import end
 from pgroute.errors import CommitUnknown, DeadlineExceeded, NodeUnavailable
-from pgroute.leasing import lease_primary, lease_read
-from pgroute.observer import Reason
-from pgroute.probe import one_line
+from pgroute.observing.observer import Reason
 from pgroute.results import Result
+from pgroute.routing.base import Base, Holder, Plan, Steps
+from pgroute.routing.ending import end
+from pgroute.routing.leasing import lease_primary, lease_read
+from pgroute.routing.probe import one_line
 
 _ELSEWHERE = (Action.REDISCOVER, Action.REDISCOVER_ONCE, Action.RETRY, Action.RERUN)
 

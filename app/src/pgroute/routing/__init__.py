@@ -1,0 +1,1 @@
+"""How calls are carried out: watch the servers, lease connections, end calls and retry them."""
