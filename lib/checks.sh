@@ -34,7 +34,7 @@ checks_without_machines() {
 checks_on_containers() {
   check_names=() check_commands=()
   check 'tests/standin' 'pytest -q -n 3 --dist loadfile tests/standin'
-  check 'app/tests/integration' 'cd app && pytest -q -n 3 --dist loadfile tests/integration'
+  check 'app/tests/integration' 'cd app && pytest -q -n 2 --dist loadfile tests/integration'
 }
 
 # All of them at once; each writes its own log, and a failed one shows its end.

@@ -98,8 +98,13 @@ def passfile(path: Path, *lines: str) -> Path:
 
 
 def test_a_healthy_fleet_has_no_problem(healthy: Servers) -> None:
-    findings = diagnose(healthy.settings())
-    assert bad(findings) == []
+    findings: list[Finding] = []
+
+    def is_well() -> bool:  # on a busy machine replicas may be behind for a moment
+        findings[:] = diagnose(healthy.settings())
+        return not bad(findings)
+
+    eventually(is_well, seconds=60, what="a fleet without a problem")
     assert bad(findings, Verdict.WARNING) == []
     assert the(findings, "roles").says == "writes go to pg1; replicas: pg2, pg3"
     assert "NOT encrypted" in the(findings, "tls", "pg1").says
