@@ -387,10 +387,10 @@ def test_clocks_in_words() -> None:
         return [each.says for each in findings(facts(changed("pg1", clock=clock)), "clock")]
 
     assert says(Clock(-0.012, 0.0005))[0] == (
-        "its clock is within 12.0 ms (give or take 0.5) of this machine's"
+        "its clock is within 12.0 ms (give or take 0.5 ms) of this machine's"
     )
     late = says(Clock(-2, 0.1))
-    assert late[0] == "its clock is 2,000.0 ms (give or take 100.0) behind this machine's"
+    assert late[0] == "its clock is 2.0 s (give or take 100.0 ms) behind this machine's"
     assert late[-1] == "the clocks of pg1 and pg3 differ by 2.0 s"
     assert "ahead of" in says(Clock(2, 0.1))[0]
 

@@ -20,7 +20,7 @@ def judge_clocks(facts: Facts, limits: Limits) -> Iterator[Finding]:
     """Each node's clock agrees with this machine's, and the nodes' with one another."""
     for node, server in facts.answering:
         clock = server.clock
-        words = f"{abs(clock.offset) * 1000:,.1f} ms (give or take {clock.uncertainty * 1000:.1f})"
+        words = f"{_span(abs(clock.offset))} (give or take {_span(clock.uncertainty)})"
         where = "ahead of" if clock.offset > 0 else "behind"
         if abs(clock.offset) - clock.uncertainty > limits.clock_seconds:
             says = f"its clock is {words} {where} this machine's"
@@ -32,5 +32,9 @@ def judge_clocks(facts: Facts, limits: Limits) -> Iterator[Finding]:
         unsure = first.clock.uncertainty + second.clock.uncertainty
         if apart - unsure > limits.clock_seconds:
             yield warning(
-                f"the clocks of {one.name} and {other.name} differ by {apart:.1f} s", _ADVICE
+                f"the clocks of {one.name} and {other.name} differ by {_span(apart)}", _ADVICE
             )
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:,.1f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"
