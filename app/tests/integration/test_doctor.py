@@ -6,7 +6,7 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import psycopg
@@ -14,6 +14,7 @@ import pytest
 
 from pgroute import Settings
 from pgroute.doctor import Finding, Limits, Verdict, ask, judge
+from pgroute.doctor.facts import Purpose
 from pgroute.partitions import routing
 from tests.integration.meddler import meddling
 from tests.servers import BIN, NAMES, Servers, eventually, port
@@ -351,6 +352,11 @@ def test_a_server_of_another_cluster(expendable: Servers) -> None:
     findings = diagnose(servers.settings())
     assert "different clusters" in the(findings, "cluster").says
     assert "pg3" in the(findings, "cluster").says
+    # Its database is in SQL_ASCII: text is text all the same.
+    node = ask(servers.settings(), catch_up_limit=0.1).nodes[2]
+    session = node.session(Purpose.READ)
+    assert session is not None
+    assert dict(session.effective) == servers.settings().session(read_only=True)
 
 
 def test_no_primary(servers: Servers) -> None:
@@ -500,6 +506,69 @@ def test_a_limit_of_the_role_that_pgroute_overrides(servers: Servers) -> None:
         "the role app_ro has statement_timeout = 5s, and pgroute sets 60 s over it"
     )
     assert "PGROUTE_STATEMENT_TIMEOUT_SECONDS=5 " in finding.advice
+
+
+_SERIALIZABLE = "default_transaction_isolation = 'serializable'"
+_LOWER = "default_transaction_isolation = 'repeatable read', then connect anew"
+
+
+def usable_by_the_tests(servers: Servers) -> AbstractContextManager[None]:
+    """The superuser begins at a level that a standby has, whatever is set for others."""
+    return sql(
+        servers,
+        "alter role postgres set default_transaction_isolation = 'read committed'",
+        "alter role postgres reset default_transaction_isolation",
+    )
+
+
+def test_readers_that_a_standby_serves_at_no_level(healthy: Servers) -> None:
+    for whose, whence in (
+        ("role app_ro", "the role app_ro"),
+        ("database app", "the database app"),
+        ("role app_ro in database app", "the role app_ro in the database app"),
+        ("role all", "ALTER ROLE ALL"),
+    ):
+        changed = dict.fromkeys((whose, "role app_ro"))
+        reset = ";".join(f"alter {each} reset default_transaction_isolation" for each in changed)
+        with (
+            usable_by_the_tests(healthy),
+            sql(healthy, f"alter {whose} set {_SERIALIZABLE}", reset),
+        ):
+            settings = healthy.settings()
+            findings = diagnose(settings)
+            member = next(each for each in settings.members if each.name == "pg2")
+            parameters = settings.connection(member, user="app_ro", read_only=True)
+            with (
+                psycopg.connect(**parameters) as reader,
+                pytest.raises(psycopg.errors.FeatureNotSupported, match="serializable mode"),
+            ):
+                reader.execute("select 1")
+            advice = the(findings, "isolation", "pg2").advice
+            healthy.sql("pg1", advice.partition(", then")[0])
+            replayed(healthy)
+            assert bad(diagnose(healthy.settings())) == [], whose
+        assert bad(findings) == [("isolation", "pg2"), ("isolation", "pg3")], whose
+        assert the(findings, "isolation", "pg2").says == (
+            "a standby runs no serializable transaction (SQLSTATE 0A000), and "
+            f"{whence} sets default_transaction_isolation = serializable: no read runs here"
+        )
+        role = whose if whose.endswith("in database app") else "role app_ro"
+        assert advice == f"alter {role} set {_LOWER}"
+
+
+def test_a_server_whose_own_default_is_serializable(healthy: Servers) -> None:
+    for node, verdict in (("pg2", Verdict.PROBLEM), ("pg1", Verdict.WARNING)):
+        with usable_by_the_tests(healthy), altered(healthy, node, _SERIALIZABLE):
+            eventually(
+                lambda name=node, wanted=verdict: (
+                    ("isolation", name) in bad(diagnose(healthy.settings()), wanted)
+                ),
+                what=f"{node} begins at serializable",
+            )
+            findings = diagnose(healthy.settings())
+        found = the(findings, "isolation", node)
+        assert "the server's configuration sets default_transaction_isolation = " in found.says
+        assert found.advice == f"alter role app_ro set {_LOWER}"
 
 
 def test_a_low_connection_limit(servers: Servers) -> None:

@@ -25,7 +25,7 @@ from pgroute.doctor.judging.roles import (
     judge_timelines,
     judge_versions,
 )
-from pgroute.doctor.judging.sessions import judge_preparing, judge_settings
+from pgroute.doctor.judging.sessions import judge_isolation, judge_preparing, judge_settings
 from pgroute.doctor.judging.tables import judge_partitions
 from pgroute.doctor.limits import Limits
 
@@ -61,6 +61,7 @@ CHECKS = (
     Check("tables", judge_tables),
     Check("privileges", judge_roles_rights),
     Check("settings", judge_settings),
+    Check("isolation", judge_isolation),
     Check("connections", judge_capacity),
     Check("prepared", judge_preparing),
     Check("partitions", judge_partitions),

@@ -17,6 +17,16 @@ class Purpose(StrEnum):
     WRITE = "write"
 
 
+class Origin(StrEnum):
+    """Where a session's setting comes from; the later goes before the earlier."""
+
+    SERVER = "server"  # its configuration, or PostgreSQL's default
+    EVERYBODY = "everybody"  # ALTER ROLE ALL
+    DATABASE = "database"
+    ROLE = "role"
+    ROLE_IN_DATABASE = "role in database"
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """One address of a host: ``seconds`` that a TCP connection took, or why there was none."""
@@ -98,6 +108,8 @@ class Session:
     sees_statistics: bool = True
     effective: Mapping[str, str] = field(default_factory=dict)  # server settings, in base units
     own: Mapping[str, str] = field(default_factory=dict)  # the role's, as ALTER ROLE wrote them
+    isolation: str = "read committed"  # of a transaction that does not say which
+    isolation_origin: Origin = Origin.SERVER
     rights: tuple[Rights, ...] = ()
 
 

@@ -72,10 +72,12 @@ def test_whose_passfile_it_is(tmp_path: Path) -> None:
 def test_an_open_port_is_reached_and_a_closed_one_is_not() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        found = reach(Node("a", "127.0.0.1", port), 5).addresses
+        found = reach(Node("a", "127.0.0.1", port), 30).addresses
         assert [(each.family, each.address) for each in found] == [("IPv4", "127.0.0.1")]
         assert found[0].seconds is not None
-    closed = reach(Node("a", "127.0.0.1", port), 5).addresses
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens, and nobody else may
+        closed = reach(Node("a", "127.0.0.1", taken.getsockname()[1]), 30).addresses
     assert [each.failure for each in closed] == ["Connection refused"]
 
 
@@ -103,6 +105,6 @@ def test_a_server_without_tls(reply: bytes, offered: bool) -> None:
 
         thread = threading.Thread(target=answer)
         thread.start()
-        found = ask_tls(Node("a", "127.0.0.1", server.getsockname()[1]), 5)
-        thread.join(5)
+        found = ask_tls(Node("a", "127.0.0.1", server.getsockname()[1]), 30)
+        thread.join()
     assert found.offered is offered

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from pgroute.doctor import CHECKS, Limits, Verdict, judge
+from pgroute.doctor import CHECKS, Finding, Limits, Verdict, judge
 from pgroute.doctor.facts import (
     Address,
     CatchUp,
@@ -16,6 +16,7 @@ from pgroute.doctor.facts import (
     Facts,
     Login,
     NodeFacts,
+    Origin,
     PartitionedTable,
     Passfile,
     Purpose,
@@ -483,6 +484,76 @@ def test_tighter_limits_of_a_role_are_told_once() -> None:
     assert found[0].advice.startswith("set PGROUTE_STATEMENT_TIMEOUT_SECONDS=5 if")
     for enough in ("60s", "2min", "0"):
         assert troubles(facts(node("pg1", logins=logins(own={"statement_timeout": enough})))) == []
+
+
+def test_reads_at_a_level_that_no_standby_has() -> None:
+    def found(*names: str, user: str = "app_ro", **changes: object) -> list[Finding]:
+        serializable = logins(isolation="serializable", **changes)
+        nodes = [node(name, logins=serializable) for name in names]
+        return findings(facts(*nodes, settings=settings(read_user=user)), "isolation")
+
+    everywhere = found("pg1", "pg2", "pg3", isolation_origin=Origin.ROLE)
+    assert [(each.verdict, each.node) for each in everywhere] == [
+        (PROBLEM, "pg2"),
+        (PROBLEM, "pg3"),
+    ]
+    assert everywhere[0].says == (
+        "a standby runs no serializable transaction (SQLSTATE 0A000), and the role app_ro sets "
+        "default_transaction_isolation = serializable: no read runs here"
+    )
+    assert everywhere[0].advice == (
+        "alter role app_ro set default_transaction_isolation = 'repeatable read', then connect anew"
+    )
+    (later,) = found("pg1")
+    assert (later.verdict, later.node) == (WARNING, "pg1")
+    assert later.says.startswith("the server's configuration sets default_transaction_isolation = ")
+    assert found("pg1", isolation_origin=Origin.ROLE)[0].verdict is Verdict.OK  # in fact on all
+
+
+@pytest.mark.parametrize(
+    ("origin", "whence", "alone", "shared"),
+    [
+        (Origin.SERVER, "the server's configuration", "role app_ro", "role app_rw"),
+        (Origin.EVERYBODY, "ALTER ROLE ALL", "role app_ro", "role app_rw"),
+        (Origin.DATABASE, "the database app", "role app_ro", "database app"),
+        (Origin.ROLE, "the role {}", "role app_ro", "role app_rw"),
+        (
+            Origin.ROLE_IN_DATABASE,
+            "the role {} in the database app",
+            "role app_ro in database app",
+            "role app_rw in database app",
+        ),
+    ],
+)
+def test_whose_setting_it_is(origin: Origin, whence: str, alone: str, shared: str) -> None:
+    for user, whom in (("app_ro", alone), ("app_rw", shared)):
+        replica = node("pg2", logins=logins(isolation="serializable", isolation_origin=origin))
+        seen = facts(replica, settings=settings(read_user=user))
+        (found,) = findings(seen, "isolation")
+        assert f"and {whence.format(user)} sets" in found.says
+        assert found.advice.startswith(f"alter {whom} set default_transaction_isolation = 'rep")
+        assert ("PGROUTE_READ_USER" in found.advice) == (user == "app_rw")
+
+
+def test_a_lone_primary_will_be_a_standby() -> None:
+    role = logins(isolation="serializable", isolation_origin=Origin.ROLE)
+    lone = facts(
+        node("pg1", logins=role),
+        node("pg2", logins=(), server=None),
+        node("pg3", logins=(), server=None),
+    )
+    (found,) = findings(lone, "isolation")
+    assert (found.verdict, found.node) == (WARNING, "pg1")
+    assert "once the node is a standby no read will run here" in found.says
+
+
+def test_levels_in_words() -> None:
+    higher = node("pg3", logins=logins(isolation="repeatable read"))
+    (found,) = findings(facts(higher), "isolation")
+    assert (found.verdict, found.says) == (
+        Verdict.OK,
+        "reads begin at read committed or repeatable read",
+    )
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,12 @@ from psycopg.rows import dict_row, tuple_row
 
 from pgroute.config import Node, Settings
 from pgroute.core.lsn import reachable
-from pgroute.doctor.facts import Clock, Purpose, Rights, Server, Session
+from pgroute.doctor.facts import Clock, Origin, Purpose, Rights, Server, Session
 from pgroute.routing.probe import one_line
 
 Connection = psycopg.Connection[Any]
 _CLOCK_ROUNDS = 5
+_ISOLATION = "default_transaction_isolation"
 
 _SERVER = """
 select current_setting('server_version_num')::int as version,
@@ -57,6 +58,8 @@ _SESSION = """
 select r.rolsuper as superuser, r.rolconnlimit as connection_limit,
        pg_has_role(r.oid, 'pg_read_all_stats', 'usage') as sees_statistics,
        (select version from pg_stat_ssl where pid = pg_backend_pid() and ssl) as tls_version,
+       (select reset_val from pg_settings
+        where name = 'default_transaction_isolation') as isolation,
        pg_backend_pid() as pid
 from pg_roles as r
 where r.rolname = current_user
@@ -64,7 +67,12 @@ where r.rolname = current_user
 _EFFECTIVE = "select name, setting from pg_settings where name = any(%s)"
 # From the least to the most particular.
 _OWN = """
-select unnest(s.setconfig) as assignment
+select unnest(s.setconfig) as assignment,
+       case when s.setrole <> 0 then 'role' || case when s.setdatabase <> 0 then ' in database'
+                                               else '' end
+            when s.setdatabase <> 0 then 'database'
+            else 'everybody'
+       end as origin
 from pg_db_role_setting as s
 left join pg_roles as r on r.oid = s.setrole
 left join pg_database as d on d.oid = s.setdatabase
@@ -98,12 +106,22 @@ order by 1
 
 
 def connect(settings: Settings, node: Node, purpose: Purpose) -> Connection:
-    """A connection as the router would make it. psycopg's errors."""
+    """A connection as the router would make it, but one that can be asked. psycopg's errors."""
     reading = purpose is Purpose.READ
     user = settings.reader if reading else settings.writer
     parameters = settings.connection(node, user=user, read_only=reading)
     parameters["application_name"] = "pgroute doctor"
-    return psycopg.connect(autocommit=True, row_factory=dict_row, **parameters)
+    parameters["client_encoding"] = "utf8"  # or a database in SQL_ASCII gives bytes for text
+    connection = psycopg.connect(autocommit=True, row_factory=dict_row, **parameters)
+    if connection.pgconn.parameter_status(b"in_hot_standby") == b"on":
+        # A standby answers no question at the level serializable, should that be the default.
+        try:
+            with cut_after(connection, settings.connect_timeout_seconds):
+                connection.execute(f"set {_ISOLATION} = 'repeatable read'")
+        except BaseException:
+            connection.close()
+            raise
+    return connection
 
 
 @contextmanager
@@ -150,7 +168,7 @@ def ask_session(connection: Connection, settings: Settings, purpose: Purpose) ->
     found = one(connection, _SESSION)
     with connection.cursor(row_factory=tuple_row) as cursor:
         effective: dict[str, str] = dict(cursor.execute(_EFFECTIVE, (list(asked),)).fetchall())
-        own = [row[0].partition("=") for row in cursor.execute(_OWN)]
+        own = [(*row[0].split("=", 1), Origin(row[1])) for row in cursor.execute(_OWN)]
     rights = connection.execute(_RIGHTS).fetchall()
     return Session(
         encrypted=connection.pgconn.ssl_in_use,
@@ -163,7 +181,9 @@ def ask_session(connection: Connection, settings: Settings, purpose: Purpose) ->
         connection_limit=found["connection_limit"],
         sees_statistics=found["sees_statistics"],
         effective=effective,
-        own={name: value for name, _, value in own},
+        own={name: value for name, value, _ in own},
+        isolation=found["isolation"],
+        isolation_origin={name: origin for name, _, origin in own}.get(_ISOLATION, Origin.SERVER),
         rights=tuple(Rights(**row) for row in rights),
     )
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from pgroute.doctor.facts import Facts, NodeFacts, Purpose, Session
+from pgroute.doctor.facts import Facts, NodeFacts, Origin, Purpose, Session
 from pgroute.doctor.findings import Finding, ok, problem, warning
 from pgroute.doctor.limits import Limits
 
 _UNITS = {"us": 0.001, "ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000, "": 1}
 _TIMEOUTS = ("statement_timeout", "idle_in_transaction_session_timeout", "lock_timeout")
+_LOWER = "set default_transaction_isolation = 'repeatable read'"
 
 
 def judge_settings(facts: Facts, _: Limits) -> Iterator[Finding]:
@@ -64,6 +65,62 @@ def milliseconds(text: str) -> float | None:
     """A duration as PostgreSQL's settings have it, such as ``60s``; None when it is none."""
     match = re.fullmatch(r"\s*'?(\d+(?:\.\d+)?)\s*(us|ms|s|min|h|d|)'?\s*", text)
     return None if match is None else float(match[1]) * _UNITS[match[2]]
+
+
+def judge_isolation(facts: Facts, _: Limits) -> Iterator[Finding]:
+    """Reads begin at a level that a standby has; serializable is none."""
+    levels: list[str] = []
+    serializable = False
+    standbys = any(server.in_recovery for _, server in facts.answering)
+    for node, server in facts.answering:
+        session = node.session(Purpose.READ)
+        if session is None:
+            continue
+        if session.isolation != "serializable":
+            levels.append(session.isolation)
+        elif server.in_recovery:
+            serializable = True
+            yield problem(
+                "a standby runs no serializable transaction (SQLSTATE 0A000), and "
+                f"{_whence(facts, session)}: no read runs here",
+                _lower(facts, session),
+                node=node.name,
+            )
+        elif session.isolation_origin is Origin.SERVER or not standbys:  # else told of them
+            serializable = True
+            yield warning(
+                f"{_whence(facts, session)}: once the node is a standby no read will run here",
+                _lower(facts, session),
+                node=node.name,
+            )
+    if levels and not serializable:
+        yield ok(f"reads begin at {' or '.join(dict.fromkeys(levels))}")
+
+
+def _whence(facts: Facts, session: Session) -> str:
+    user, database = facts.settings.reader, facts.settings.database_name
+    owner = {
+        Origin.SERVER: "the server's configuration",
+        Origin.EVERYBODY: "ALTER ROLE ALL",
+        Origin.DATABASE: f"the database {database}",
+        Origin.ROLE: f"the role {user}",
+        Origin.ROLE_IN_DATABASE: f"the role {user} in the database {database}",
+    }[session.isolation_origin]
+    return f"{owner} sets default_transaction_isolation = serializable"
+
+
+def _lower(facts: Facts, session: Session) -> str:
+    """What to type. The reader's own setting goes before all others but the most particular."""
+    user, database = facts.settings.reader, facts.settings.database_name
+    alone = user != facts.settings.writer
+    if session.isolation_origin is Origin.ROLE_IN_DATABASE:
+        advice = f"alter role {user} in database {database} {_LOWER}"
+    elif session.isolation_origin is Origin.DATABASE and not alone:
+        advice = f"alter database {database} {_LOWER}"
+    else:
+        advice = f"alter role {user} {_LOWER}"
+    more = "" if alone else "; for serializable writes give reads a user (PGROUTE_READ_USER)"
+    return f"{advice}{more}, then connect anew"
 
 
 def judge_preparing(facts: Facts, _: Limits) -> Iterator[Finding]:
