@@ -190,8 +190,12 @@ def test_samples_come_quickly_while_they_are_wanted(
 ) -> None:
     stage = make(refresh_interval_seconds=60)
     known = heard.of("a")
-    stage.want()
-    eventually(lambda: heard.of("a") >= known + 10, what="ten samples within the second")
+
+    def ten_more() -> bool:
+        stage.want()  # for a second, in which a busy machine may not come to ten
+        return heard.of("a") >= known + 10
+
+    eventually(ten_more, what="ten samples, though one a minute is enough for those who want none")
 
 
 def test_everybody_is_asked_at_once_when_woken(make: Callable[..., Stage], heard: Heard) -> None:

@@ -211,7 +211,7 @@ def test_viewers_share_one_look_and_nobody_looks_for_nobody() -> None:
         numbers = {picture["number"] for seen in shown for picture in seen}
         looking = stream._looking
         assert looking is not None
-        await asyncio.wait_for(looking, 10)  # ends by itself: the last viewer has gone
+        await asyncio.wait_for(looking, 60)  # ends by itself: the last viewer has gone
         return len(numbers), fleet.refreshed, len(shown)
 
     numbers, refreshed, viewers = asyncio.run(look())
@@ -276,7 +276,7 @@ def test_the_end_ends_every_stream() -> None:
         for _ in range(20):
             await asyncio.sleep(0)  # until every viewer waits for the next picture
         stream.end()
-        await asyncio.wait_for(asyncio.gather(*viewers), 10)
+        await asyncio.wait_for(asyncio.gather(*viewers), 60)
         await stream.close()
 
     asyncio.run(look())
