@@ -72,7 +72,11 @@ KEPT_ARCHIVES = 3
 def identifier(source: Path, python_version: str, architecture: str) -> str:
     """The same for the same files: their names and bytes, and what they are built for."""
     files = [source / "pyproject.toml", source / "requirements.lock", source / "README.md"]
-    files += sorted(path for path in (source / "src").rglob("*") if path.is_file() and path.suffix != ".pyc")
+    # Python writes a file of its cache under another name at first.
+    files += sorted(
+        path for path in (source / "src").rglob("*")
+        if path.suffix != ".pyc" and "__pycache__" not in path.parts and path.is_file()
+    )
     digest = hashlib.sha256(f"{python_version} {architecture}\n".encode())
     for path in files:
         content = path.read_bytes()
