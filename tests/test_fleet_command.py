@@ -46,7 +46,7 @@ def programs(tmp_path: Path) -> Path:
 def fleet(checkout: Path, programs: Path) -> Run:
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         clean = {"PATH": str(programs), "HOME": str(checkout), **environment}
-        return subprocess.run([str(checkout / "fleet"), *arguments], env=clean, capture_output=True, text=True, check=False, timeout=60,
+        return subprocess.run([str(checkout / "fleet"), *arguments], env=clean, capture_output=True, text=True, check=False, timeout=600,
                               stdin=subprocess.DEVNULL)
     return run
 
@@ -207,7 +207,7 @@ def test_a_function_of_a_step_stops_where_it_fails(checkout: Path, programs: Pat
         write(programs, name, "exit 0")
     write(programs, "python3", 'case "$*" in "-m venv"*) mkdir .venv; exit 1 ;; esac')
     failed = subprocess.run([str(checkout / "fleet"), "up"], env=os.environ | {"PATH": str(programs)}, capture_output=True, text=True,
-                            check=False, timeout=60)
+                            check=False, timeout=600)
     assert failed.returncode != 0
     assert "packages into .venv" in failed.stdout
     assert not (checkout / ".venv/.stamp").exists()

@@ -85,7 +85,7 @@ class Fleet:
                 *(word for option, key in options.items() if key in reached for word in ("-o", f"{option}={reached[key]}")),
                 reached.get("ansible_host", name), shlex.join(words),
             ]
-        return subprocess.run(words, input=stdin, capture_output=True, text=True, check=False, timeout=120)
+        return subprocess.run(words, input=stdin, capture_output=True, text=True, check=False, timeout=600)
 
     def close(self) -> None:
         """End the shared connections."""
@@ -114,12 +114,12 @@ class Fleet:
     def psql(self, name: str, statement: str, *, database: str = "postgres", role: str | None = None) -> list[list[str]]:
         """The rows of a statement, run over the node's socket as its superuser, optionally as another role.
 
-        Raises SqlError when the server refuses. NULL is an empty string; each statement has 30 s.
+        Raises SqlError when the server refuses. NULL is an empty string; each statement has two minutes.
         """
         port = self.variables(name)["postgresql_port"]
         done = self.run(
             name,
-            ["sudo", "-u", "postgres", "env", "-C", "/", "PGOPTIONS=-c statement_timeout=30s",
+            ["sudo", "-u", "postgres", "env", "-C", "/", "PGOPTIONS=-c statement_timeout=2min",
              "psql", "-XqAt", "-F", "\x1f", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose", "-p", str(port), "-d", database],
             stdin=(f"SET ROLE {role};\n" if role else "") + statement,
         )
@@ -157,7 +157,7 @@ class Fleet:
         script = (
             "import json, sys, urllib.request, urllib.error\n"
             "try:\n"
-            "    with urllib.request.urlopen(sys.argv[1], timeout=10) as answer:\n"
+            "    with urllib.request.urlopen(sys.argv[1], timeout=60) as answer:\n"
             "        print(json.dumps([answer.status, answer.read().decode()]))\n"
             "except urllib.error.HTTPError as error:\n"
             "    print(json.dumps([error.code, error.read().decode()]))\n"

@@ -43,5 +43,5 @@ def promtool(*arguments: str, files: Mapping[str, str]) -> tuple[int, str]:
                  "--tmpfs", "/run:exec", "--tmpfs", "/tmp", "--entrypoint", "sh", IMAGE, "-euc", _IN_THE_IMAGE, "sh"]
     else:
         words = ["sh", "-euc", 'cd "$(mktemp -d)" && tar --extract && exec "$@" 2>&1', "sh"]
-    done = subprocess.run([*words, *command], input=packed.getvalue(), capture_output=True, check=False, timeout=300)
+    done = subprocess.run([*words, *command], input=packed.getvalue(), capture_output=True, check=False, timeout=900)
     return done.returncode, (done.stdout + done.stderr).decode()

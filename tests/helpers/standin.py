@@ -50,7 +50,7 @@ class StandIn:
              "--volume", "/sys/fs/cgroup:/sys/fs/cgroup:rw", "--tmpfs", "/run", "--tmpfs", "/tmp",
              "--stop-signal", "SIGRTMIN+3", IMAGE],
             check=True, capture_output=True)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 300
         while "running" not in (state := self.shell("systemctl is-system-running --wait || true")) and "degraded" not in state:
             assert time.monotonic() < deadline, f"systemd does not come up in {self.name}: {state}"
 
@@ -66,5 +66,5 @@ class StandIn:
         command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(self.inventory),
                    str(ROOT / "tests/standin/play.yml"), "-e", json.dumps({"subject": role, **inputs}), *arguments]
         done = subprocess.run(command, cwd=ROOT, env={**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "1"}, text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120, check=False)
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900, check=False)
         return Run(done.returncode, done.stdout)
