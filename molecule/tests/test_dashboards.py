@@ -10,7 +10,7 @@ from helpers import boards
 from helpers.fleet import FLEET, Fleet
 
 # A first scrape, a second one for the rates, and the rules that build on each other.
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 300.0
 
 # {(board, panel): why it may be empty on a healthy fleet}
 EMPTY_WHEN_WELL = {

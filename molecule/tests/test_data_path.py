@@ -8,7 +8,7 @@ import pytest
 from helpers.fleet import Fleet, SqlError, eventually
 
 # How long a replica may take to replay a commit, on a busy machine too.
-CATCH_UP_SECONDS = 30
+CATCH_UP_SECONDS = 120
 
 # A name that no user of the demo or of a load has, so that rows of these tests are found and removed.
 MARK = "pgfleet-verification"

@@ -22,7 +22,7 @@ def test_each_replica_streams_through_its_own_slot(fleet: Fleet, primary: str, r
             "SELECT r.application_name, s.slot_name FROM pg_stat_replication r JOIN pg_replication_slots s ON s.active_pid = r.pid"
             " WHERE r.state = 'streaming' AND s.slot_type = 'physical'",
         ))
-    eventually(lambda: streaming() == wanted, seconds=10, what=f"streaming: {wanted}")
+    eventually(lambda: streaming() == wanted, seconds=60, what=f"streaming: {wanted}")
 
 
 def test_each_replica_is_on_the_timeline_of_the_primary(fleet: Fleet, primary: str, replicas: list[str]) -> None:

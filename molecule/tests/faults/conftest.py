@@ -67,7 +67,7 @@ class StandIns:
 
     def wait_until_whole(self) -> None:
         for name in self.fleet.replicas:
-            eventually(lambda name=name: self.streams(name), seconds=30, what=f"{name} streams again")  # type: ignore[misc]
+            eventually(lambda name=name: self.streams(name), seconds=120, what=f"{name} streams again")  # type: ignore[misc]
 
 
 @pytest.fixture(scope="session")

@@ -52,8 +52,8 @@ def test_a_database_node_that_fell_silent_is_told_soon(stand_ins: Any, restore: 
     stand_ins.run(primary, f"iptables -I {IGNORE_SSH}")
     started = time.monotonic()
     assert_stopped(stand_ins.play("preflight.yml"), f"{primary} (", "does not answer over SSH", "No run changes a cluster while the state")
-    # A new connection is given up after 10 s, one that is shared with an earlier run after 30 s.
-    assert time.monotonic() - started < 60
+    # A new connection is given up after 10 s, one that is shared with an earlier run after 30 s; the kernel itself tries for two minutes.
+    assert time.monotonic() - started < 120
 
 
 def test_a_user_without_sudo_is_told_how_to_get_it(stand_ins: Any, restore: Restore, replica: str) -> None:
