@@ -19,9 +19,12 @@ create table pgroute_chaos (run uuid, worker int, sequence bigint,
 
 
 @contextmanager
-def on_loopback() -> Iterator[Servers]:
-    """Servers in this machine's own network: nothing lies between a client and a server."""
-    with _started(("--network=host",), listen="127.0.0.1") as servers:
+def on_loopback(*, durable: bool = False) -> Iterator[Servers]:
+    """Servers in this machine's own network: nothing lies between a client and a server.
+
+    ``durable``: a commit waits for this machine's disk.
+    """
+    with _started(("--network=host",), listen="127.0.0.1", durable=durable) as servers:
         yield servers
 
 
@@ -34,13 +37,13 @@ def breakable() -> Iterator[Servers]:
 
 
 @contextmanager
-def _started(options: Sequence[str], *, listen: str) -> Iterator[Servers]:
+def _started(options: Sequence[str], *, listen: str, durable: bool = False) -> Iterator[Servers]:
     reason = why_not()
     if reason is not None:
         raise SystemExit(reason)
     with (
         tempfile.TemporaryDirectory() as secrets,
-        running(Path(secrets), options=options, listen=listen) as servers,
+        running(Path(secrets), options=options, listen=listen, durable=durable) as servers,
     ):
         yield servers
 

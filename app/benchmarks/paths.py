@@ -35,7 +35,8 @@ NAME = "measured"
 RAW = "raw psycopg"
 RAW_IN_TURN = "raw psycopg, two replicas in turn"
 RAW_ASYNC = "raw psycopg, async"
-RAW_WRITE = "raw psycopg, write"
+RAW_INSERT = "raw psycopg, one statement"
+RAW_WRITE = "raw psycopg, transaction"
 _RAW_ASYNCPG = "raw asyncpg"
 _REPLICA = 1  # the second server of the settings
 _FIRST = NAMES[_REPLICA]
@@ -302,11 +303,22 @@ async def _hasql(settings: Settings, stack: AsyncExitStack) -> list[Path]:
 
 
 def writes(settings: Settings, stack: ExitStack) -> list[Path]:
-    """One inserted and committed row."""
+    """One inserted row: by a statement that commits by itself, and by one in a transaction."""
     where = conninfo(settings, user=settings.writer, server=0)
+    single = stack.enter_context(psycopg.connect(where, autocommit=True))
     connection = stack.enter_context(psycopg.connect(where))
     pool = stack.enter_context(ConnectionPool(where, min_size=1, max_size=4, open=True))
-    router = stack.enter_context(Router(settings, observer=metrics(settings)))
+    one, two = (stack.enter_context(Router(settings, observer=metrics(settings))) for _ in range(2))
+
+    def raw_statement(key: UUID) -> None:
+        single.execute(INSERT, (key, NAME), prepare=True)
+
+    def statement(key: UUID) -> None:
+        one.execute(INSERT, (key, NAME))
+
+    def statement_with_token(key: UUID) -> object:
+        one.execute(INSERT, (key, NAME))
+        return one.token()
 
     def raw(key: UUID) -> None:
         connection.execute(INSERT, (key, NAME), prepare=True)
@@ -317,17 +329,20 @@ def writes(settings: Settings, stack: ExitStack) -> list[Path]:
             taken.execute(INSERT, (key, NAME))
 
     def routed(key: UUID) -> None:
-        with router.write() as taken:
+        with two.write() as taken:
             taken.execute(INSERT, (key, NAME))
 
     def with_token(key: UUID) -> object:
-        with router.write() as taken:
+        with two.write() as taken:
             taken.execute(INSERT, (key, NAME))
-        return router.token()
+        return two.token()
 
     return [
+        Path(RAW_INSERT, RAW_INSERT, raw_statement),
+        Path("pgroute execute()", RAW_INSERT, statement),
+        Path("pgroute execute() and token()", RAW_INSERT, statement_with_token),
         Path(RAW_WRITE, RAW_WRITE, raw),
-        Path("psycopg_pool, write", RAW_WRITE, pooled),
+        Path("psycopg_pool with connection()", RAW_WRITE, pooled),
         Path("pgroute write()", RAW_WRITE, routed),
         Path("pgroute write() and token()", RAW_WRITE, with_token),
     ]

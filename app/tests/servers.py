@@ -37,7 +37,7 @@ su postgres -c "@BIN@/initdb -D /srv/pg/pg1 -U postgres --auth-local=trust \
 cat >> /srv/pg/pg1/postgresql.conf <<'END'
 listen_addresses = '@LISTEN@'
 unix_socket_directories = '/srv/pg'
-fsync = off
+fsync = @FSYNC@
 wal_retrieve_retry_interval = 100ms
 wal_keep_size = 256MB
 END
@@ -180,12 +180,21 @@ def why_not() -> str | None:
 
 @contextmanager
 def running(
-    secrets: Path, *, image: str = IMAGE, options: Sequence[str] = (), listen: str = "*"
+    secrets: Path,
+    *,
+    image: str = IMAGE,
+    options: Sequence[str] = (),
+    listen: str = "*",
+    durable: bool = False,
 ) -> Iterator[Servers]:
     """Start the three servers, and remove them at the end. The passfile goes to ``secrets``.
 
     ``options`` go to the container engine; ``listen`` is where the servers listen in the container.
+    ``durable``: they keep their data on this machine's disk, and a commit waits for it.
     """
+    memory = [] if durable else ["--tmpfs=/srv:exec,mode=755"]
+    setup = _SETUP.replace("@BIN@", BIN).replace("@LISTEN@", listen)
+    setup = setup.replace("@FSYNC@", "on" if durable else "off")
     passfile = secrets / "passfile"
     passfile.touch(mode=0o600)
     passfile.write_text("*:*:app:app_rw:rw-for-tests\n*:*:app:app_ro:ro-for-tests\n")
@@ -194,13 +203,13 @@ def running(
     reaper = "while :; do sleep infinity & wait; done"  # of what a killed postmaster leaves behind
     run = ["docker", "run", "-d", "--rm", "--name", container, "--stop-signal=KILL", *publish]
     subprocess.run(
-        [*run, *options, "--tmpfs=/srv:exec,mode=755", "--entrypoint=bash", image, "-c", reaper],
+        [*run, *options, *memory, "--entrypoint=bash", image, "-c", reaper],
         check=True,
         capture_output=True,
     )
     try:
         found = Servers(container, passfile)
-        found.run(_SETUP.replace("@BIN@", BIN).replace("@LISTEN@", listen))
+        found.run(setup)
         found.start("pg1")
         found.sql("pg1", _SCHEMA)
         found.control("pg1", "stop")
@@ -209,5 +218,10 @@ def running(
         yield found
     finally:
         subprocess.run(["docker", "kill", container], check=True, capture_output=True)
-        # The next servers need its name and ports; an error means that it is gone already.
-        subprocess.run(["docker", "wait", container], check=False, capture_output=True)
+        # The next servers need its name and ports. With much on the disk removing takes a while.
+        eventually(lambda: not _exists(container), seconds=60, what=f"{container} is gone")
+
+
+def _exists(container: str) -> bool:
+    found = subprocess.run(["docker", "container", "inspect", container], capture_output=True)
+    return found.returncode == 0

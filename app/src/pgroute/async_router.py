@@ -24,7 +24,7 @@ from pgroute.results import Result
 from pgroute.routing import running
 from pgroute.routing.async_contexts import AsyncReading, AsyncWriting
 from pgroute.routing.async_pool import AsyncNodePool
-from pgroute.routing.base import PLAIN, Base, Steps
+from pgroute.routing.base import PLAIN, Base, Holder, Steps
 from pgroute.routing.commit import Commit
 from pgroute.routing.connections import AsyncNodeConnection
 from pgroute.routing.hedging import Pace, hedged_async
@@ -81,7 +81,7 @@ class AsyncRouter(Base):
         What is still in use then is closed when it comes back.
         """
         self.closed = True
-        self.next_read = self._not_open
+        self.no_routes()
         until = self.clock() + timeout
         while self.busy() and self.clock() < until:
             await asyncio.sleep(0.005)
@@ -156,8 +156,7 @@ class AsyncRouter(Base):
             until = self.clock() + limit
             return await self.run(running.Statement(sql, params, plan, reads, idempotent, until))
         if not reads:
-            until = self.clock() + limit
-            return await self.run(running.Statement(sql, params, PLAIN, False, idempotent, until))
+            return await self._change(sql, params, idempotent, limit)
         if self._pace is not None:
             until = self.clock() + limit
             return await self._hedged(
@@ -261,6 +260,21 @@ class AsyncRouter(Base):
         """A statement with everything that may happen to it."""
         return await self.drive(running.execute(self, statement))
 
+    async def _change(self, sql: str, params: Any, idempotent: bool, limit: float) -> Result:
+        """A statement that commits by itself, on the primary."""
+        writing = AsyncWriting(self, limit)
+        if not await writing.at_once(self.next_statement, autocommit=True):
+            until = self.clock() + limit
+            return await self.run(running.Statement(sql, params, PLAIN, False, idempotent, until))
+        next(self.calls)
+        try:
+            cursor, rows = await self.do_query(writing.connection, sql, params, None)
+        except BaseException as error:  # noqa: BLE001 - learnt from, then raised
+            statement = running.Statement(sql, params, PLAIN, False, idempotent, writing.until)
+            return await self._run_again(statement, writing, error)
+        await writing.__aexit__(None, None, None)
+        return Result(cursor, rows, writing.route.node)
+
     async def _hedged(self, statement: running.Statement) -> Result:
         """A read that may be asked twice at once."""
         assert self._pace is not None  # noqa: S101 - for the type checker
@@ -282,11 +296,11 @@ class AsyncRouter(Base):
         task.add_done_callback(ended)
 
     async def _run_again(
-        self, statement: running.Statement, reading: AsyncReading, error: BaseException
+        self, statement: running.Statement, holder: Holder, error: BaseException
     ) -> Result:
-        lost = running.is_lost(reading.connection)
+        lost = running.is_lost(holder.connection)
         try:
-            await self.sheltered(running.end_failed(self, reading, error, lost))
+            await self.sheltered(running.end_failed(self, holder, error, lost))
         except running.Failure as failure:
             return await self.drive(running.execute(self, statement, failure))
         raise error

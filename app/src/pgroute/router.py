@@ -22,7 +22,7 @@ from pgroute.explain import Explanation, explain
 from pgroute.observing.timing import timed_cursors
 from pgroute.results import Result
 from pgroute.routing import running
-from pgroute.routing.base import PLAIN, Base, PoolReport, Steps
+from pgroute.routing.base import PLAIN, Base, Holder, PoolReport, Steps
 from pgroute.routing.commit import Commit
 from pgroute.routing.connections import NodeConnection
 from pgroute.routing.contexts import PlannedReading, Reading, ReadingAfter, Writing
@@ -88,7 +88,7 @@ class Router(Base):
         What is still in use then is closed when it comes back.
         """
         self.closed = True
-        self.next_read = self._not_open
+        self.no_routes()
         until = self.clock() + timeout
         while self.busy() and self.clock() < until:
             time.sleep(0.005)
@@ -172,8 +172,7 @@ class Router(Base):
             until = self.clock() + limit
             return self.run(running.Statement(sql, params, plan, reads, idempotent, until))
         if not reads:
-            until = self.clock() + limit
-            return self.run(running.Statement(sql, params, PLAIN, False, idempotent, until))
+            return self._change(sql, params, idempotent, limit)
         if self._pace is not None:
             until = self.clock() + limit
             return self._hedged(running.Statement(sql, params, PLAIN, True, idempotent, until))
@@ -256,6 +255,21 @@ class Router(Base):
         """A statement with everything that may happen to it."""
         return self.drive(running.execute(self, statement))
 
+    def _change(self, sql: str, params: Any, idempotent: bool, limit: float) -> Result:
+        """A statement that commits by itself, on the primary."""
+        writing = Writing(self, limit)
+        if not writing.at_once(self.next_statement, autocommit=True):
+            until = self.clock() + limit
+            return self.run(running.Statement(sql, params, PLAIN, False, idempotent, until))
+        next(self.calls)
+        try:
+            cursor, rows = self.do_query(writing.connection, sql, params, None)
+        except BaseException as error:  # noqa: BLE001 - learnt from, then raised
+            statement = running.Statement(sql, params, PLAIN, False, idempotent, writing.until)
+            return self._run_again(statement, writing, error)
+        writing.__exit__(None, None, None)
+        return Result(cursor, rows, writing.route.node)
+
     def _hedged(self, statement: running.Statement) -> Result:
         """A read that may be asked twice at once."""
         assert self._pace is not None  # noqa: S101 - for the type checker
@@ -266,12 +280,12 @@ class Router(Base):
             return self.drive(running.execute(self, statement, failure))
 
     def _run_again(
-        self, statement: running.Statement, reading: Reading, error: BaseException
+        self, statement: running.Statement, holder: Holder, error: BaseException
     ) -> Result:
         """Go on after the first attempt has failed."""
-        lost = running.is_lost(reading.connection)
+        lost = running.is_lost(holder.connection)
         try:
-            self.drive(running.end_failed(self, reading, error, lost))
+            self.drive(running.end_failed(self, holder, error, lost))
         except running.Failure as failure:
             return self.drive(running.execute(self, statement, failure))
         raise error

@@ -21,6 +21,8 @@ from pgroute import (
 )
 from tests.servers import Servers, eventually, port, whole
 
+from .fronts import FRONTS, opened
+
 pytestmark = pytest.mark.integration
 
 
@@ -47,9 +49,9 @@ def test_topology_is_what_the_servers_say(router: Router) -> None:
 def test_write_goes_to_the_primary_and_commits(router: Router) -> None:
     with router.write() as connection:
         assert connection.node == "pg1"
-        connection.execute("insert into tbl_users values (%s, 'committed')", (new_key(),))
+        connection.execute("insert into tbl_users values (%s, 'routing')", (new_key(),))
     with router.read(node="pg1") as connection:
-        assert count(connection, "committed") == 1
+        assert count(connection, "routing") == 1
 
 
 def test_write_is_rolled_back_when_the_block_raises(router: Router) -> None:
@@ -60,12 +62,40 @@ def test_write_is_rolled_back_when_the_block_raises(router: Router) -> None:
         assert count(connection, "undone") == 0
 
 
+@pytest.mark.parametrize("front", FRONTS)
+def test_a_block_is_one_transaction_on_a_connection_that_served_single_statements(
+    servers: Servers, front: str
+) -> None:
+    insert = "insert into tbl_users values (%s, %s)"
+    with opened(front, servers.settings(pool_max_size=1)) as router:
+        pids = set()
+        for turn in range(2):
+            for _ in range(2):  # first the connection is looked for, then it is at hand
+                router.execute(insert, (new_key(), f"{front} single {turn}"))
+            for _ in range(2):
+                with pytest.raises(ZeroDivisionError), router.write() as connection:  # noqa: PT012
+                    connection.execute(insert, (new_key(), f"{front} undone {turn}"))
+                    raise ZeroDivisionError
+                with router.write() as connection:
+                    pids.add(connection.execute("select pg_backend_pid()").fetchone()[0])
+                    connection.execute(insert, (new_key(), f"{front} block {turn}"))
+        assert len(pids) == 1
+    with Router(servers.settings()) as router, router.read(node="pg1") as connection:
+        for turn in range(2):
+            kinds = ("single", "undone", "block")
+            assert [count(connection, f"{front} {what} {turn}") for what in kinds] == [2, 0, 2]
+
+
 def test_reads_take_turns_over_the_replicas(router: Router) -> None:
-    seen = []
-    for _ in range(4):
-        with router.read() as connection:
-            seen.append(connection.node)
-    assert sorted(seen) == ["pg2", "pg2", "pg3", "pg3"]
+    def nodes() -> list[str]:
+        seen = []
+        for _ in range(4):
+            with router.read() as connection:
+                seen.append(connection.node)
+        return sorted(seen)
+
+    # One that was too slow at first warms up, and has a smaller share for some seconds.
+    eventually(lambda: nodes() == ["pg2", "pg2", "pg3", "pg3"], what="each has its turn")
 
 
 def test_reads_and_writes_use_their_own_roles(router: Router) -> None:
@@ -91,7 +121,7 @@ def test_reads_your_writes_with_a_token(router: Router) -> None:
     for turn in range(200):
         write(router, f"token {turn}")
         token = Token.parse(str(router.token()))
-        with router.read(after=token, token_timeout=5) as connection:
+        with router.read(after=token, token_timeout=60) as connection:
             assert connection.node != "pg1"
             stale += count(connection, f"token {turn}") != 1
     assert stale == 0
@@ -102,7 +132,7 @@ def test_token_beyond_the_deadline_goes_to_the_primary(servers: Servers, router:
         servers.sql(name, "select pg_wal_replay_pause()")
     try:
         write(router, "late")
-        token = router.token()
+        token = router.settle(router.token())
         with router.read(after=token, token_timeout=0.1) as connection:
             assert connection.node == "pg1"
             assert count(connection, "late") == 1
@@ -155,7 +185,7 @@ def test_wrong_password_is_said_in_one_line(servers: Servers) -> None:
     passfile = servers.passfile.with_name("wrong")
     passfile.touch(mode=0o600)
     passfile.write_text("*:*:app:app_rw:wrong\n*:*:app:app_ro:ro-for-tests\n")
-    settings = servers.settings(passfile=passfile, checkout_timeout_seconds=0.3)
+    settings = servers.settings(passfile=passfile, checkout_timeout_seconds=5)
     with (
         Router(settings) as router,
         pytest.raises(NodeUnavailable, match=r"pg1: .*password authentication failed"),
@@ -165,7 +195,7 @@ def test_wrong_password_is_said_in_one_line(servers: Servers) -> None:
 
 
 def test_exhausted_pool_is_said_with_its_limit(servers: Servers) -> None:
-    settings = servers.settings(pool_max_size=1, checkout_timeout_seconds=0.2)
+    settings = servers.settings(pool_max_size=1, checkout_timeout_seconds=5)
     with (
         Router(settings) as router,
         router.write(),
@@ -190,7 +220,8 @@ def test_no_role_is_foreign_or_fenced_here(router: Router) -> None:
 
 
 def test_threads_that_ask_at_once_share_one_round(servers: Servers) -> None:
-    with Router(servers.settings(refresh_interval_seconds=30)) as router:
+    silence: dict[str, float] = {"eject_after_seconds": 2, "probe_timeout_seconds": 2}
+    with Router(servers.settings(refresh_interval_seconds=30, **silence)) as router:
         servers.signal("pg3", "STOP")
         try:
             started = time.monotonic()
@@ -199,7 +230,7 @@ def test_threads_that_ask_at_once_share_one_round(servers: Servers) -> None:
                 thread.start()
             for thread in threads:
                 thread.join()
-            assert time.monotonic() - started < 3  # twenty rounds would take 10 s
+            assert time.monotonic() - started < 20  # twenty rounds would take 40 s
         finally:
             servers.signal("pg3", "CONT")
-        assert router.topology.primary == "pg1"
+        eventually(lambda: router.refresh().primary == "pg1", what="pg1 answers")

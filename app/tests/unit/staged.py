@@ -52,6 +52,7 @@ class Connection:
     done: list[str] = field(default_factory=list)
     pgconn: Any = field(default_factory=lambda: SimpleNamespace(transaction_status=IDLE))
     route: Any = None
+    autocommit: bool = False
     untidy: bool = False
     epoch: int = 0
     used_at: float = 0.0
@@ -83,7 +84,7 @@ class Connection:
         self.status(IN_TRANSACTION)
 
     def commit_each(self, wanted: bool) -> None:
-        assert wanted
+        self.autocommit = wanted
 
     def execute(self, sql: str, params: Any = None, *, prepare: bool | None = None) -> Any:
         self.done.append(sql)
@@ -127,6 +128,9 @@ class Pool(Front[Any]):
 
     def warm_up(self, limit: float) -> None:
         return
+
+    def close(self, limit: float) -> None:
+        self.closed = True
 
     def statistics(self) -> dict[str, int]:
         return {}
@@ -207,6 +211,13 @@ class Staged(Router):
         connection = self.pool(name, writes=writes).connection
         assert connection is not None
         return connection
+
+    def make_idle(self, name: str, *, autocommit: bool) -> None:
+        """Let the pool for writes have an idle connection, last used in this mode."""
+        connection = self.connection(name, writes=True)
+        connection.autocommit = autocommit
+        connection.used_at = self.time.now
+        self.pool(name, writes=True).idle.append(connection)
 
     def _make_pool(self, name: str, read_only: bool) -> NodePool:
         pool = Pool(name, self.settings, read_only=read_only, clock=self.clock)

@@ -35,11 +35,13 @@ from pgroute.observing.observer import Purpose
 from .staged import (
     ALL_WELL,
     FAILED,
+    IDLE,
     IN_TRANSACTION,
     LOST,
     PRIMARY,
     REPLICA_2,
     REPLICA_3,
+    Connection,
     Staged,
 )
 
@@ -69,8 +71,82 @@ def test_write_commits_and_gives_the_connection_back() -> None:
     with router.write() as given:
         assert given is connection  # type: ignore[comparison-overlap]
         connection.status(IN_TRANSACTION)
-    assert (connection.done, pool.returned, pool.in_flight) == (["commit"], [connection], {})
+    assert (connection.done, list(pool.idle), pool.in_flight) == (["commit"], [connection], {})
     assert router.noted.routes == [("pg1", Role.PRIMARY, Reason.WRITE)]
+
+
+def test_a_write_takes_what_is_idle() -> None:
+    router = Staged(ALL_WELL)
+    router.make_idle("pg1", autocommit=False)
+    router.pool("pg1", writes=True).trouble = AssertionError("nobody needs to look")
+    with router.write() as given:
+        given.pgconn.transaction_status = IN_TRANSACTION  # type: ignore[misc]
+    assert router.connection("pg1", writes=True).done == ["commit"]
+    assert router.noted.routes == [("pg1", Role.PRIMARY, Reason.WRITE)]
+
+
+def test_a_block_never_gets_a_connection_on_which_each_statement_commits() -> None:
+    router = Staged(ALL_WELL)
+    router.make_idle("pg1", autocommit=True)
+    pool = router.pool("pg1", writes=True)
+    pool.connection = Connection("pg1")
+    with router.write() as given:
+        assert given is pool.connection  # type: ignore[comparison-overlap]
+    assert len(pool.idle) == 2
+
+
+def test_an_idle_connection_that_is_too_old_is_not_written_to() -> None:
+    router = Staged(ALL_WELL)
+    router.make_idle("pg1", autocommit=False)
+    old, pool = router.connection("pg1", writes=True), router.pool("pg1", writes=True)
+    old.expires_at = router.time.now - 1
+    pool.connection = Connection("pg1")
+    with router.write() as given:
+        assert given is pool.connection  # type: ignore[comparison-overlap]
+
+
+def test_a_connection_that_grows_too_old_in_use_is_left_to_the_pool() -> None:
+    router = Staged(ALL_WELL)
+    pool = router.pool("pg1", writes=True)
+    with router.write():
+        router.connection("pg1", writes=True).expires_at = router.time.now - 1
+    assert (list(pool.idle), pool.returned) == ([], [pool.connection])
+
+
+def test_a_closed_router_hands_out_nothing_that_is_idle() -> None:
+    router = Staged(ALL_WELL)
+    router.make_idle("pg1", autocommit=False)
+    router.fleet.stop = lambda limit: None  # type: ignore[method-assign]
+    router.close()
+    with pytest.raises(RouterClosed):
+        node_of(router.write())
+
+
+def test_a_session_remembers_a_block_whose_commit_failed() -> None:
+    """It may have seen what others wrote."""
+    router = Staged(ALL_WELL)
+    connection = router.connection("pg1", writes=True)
+
+    def refuse(_: object) -> None:
+        connection.status(IDLE)
+        raise UniqueViolation
+
+    connection.on_commit = refuse
+    session = router.session()
+    with pytest.raises(UniqueViolation), session.write():
+        connection.status(IN_TRANSACTION)
+    assert [mark.node for mark in session._trail.pending] == ["pg1"]
+
+
+def test_an_idle_connection_to_a_node_that_became_a_replica_is_not_written_to() -> None:
+    router = Staged(ALL_WELL)
+    router.make_idle("pg1", autocommit=False)
+    old, pool = router.connection("pg1", writes=True), router.pool("pg1", writes=True)
+    old.is_standby = True
+    with router.write() as given:
+        assert given is not old  # type: ignore[comparison-overlap]
+    assert pool.discarded == [old]
+    assert ("pg1", Fault.READ_ONLY) in router.noted.faults
 
 
 def test_a_write_that_raises_is_rolled_back() -> None:

@@ -57,6 +57,30 @@ def test_a_primary_replaced_during_checkout_is_not_written_to() -> None:
     assert old.done == []
 
 
+@pytest.mark.parametrize("autocommit", [False, True])
+def test_a_primary_replaced_while_an_idle_connection_is_taken_is_not_written_to(
+    autocommit: bool,
+) -> None:
+    router = Staged(ALL_WELL)
+    router.make_idle("pg1", autocommit=autocommit)
+    old, pool = router.connection("pg1", writes=True), router.pool("pg1", writes=True)
+    idle_one = pool.idle_one
+
+    def slowly() -> Any:
+        found = idle_one()
+        play(router, *PARTED)
+        return found
+
+    pool.idle_one = slowly  # type: ignore[method-assign]
+    if autocommit:
+        assert router.execute("insert").node == "pg2"
+    else:
+        with router.write() as connection:
+            assert connection.node == "pg2"
+    assert old.done == []
+    assert pool.in_flight == {}
+
+
 def test_a_primary_replaced_during_checkout_is_not_read_strongly() -> None:
     router = Staged(ALL_WELL)
     meanwhile(router.pool("pg1"), lambda: play(router, *PARTED))

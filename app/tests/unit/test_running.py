@@ -24,8 +24,22 @@ WRITE = "insert"
 class Router(Staged):
     """Knows which statements read."""
 
+    idle = False  # a connection for statements that commit by themselves is at hand
+
+    def __init__(self, *rounds: Any, **options: Any) -> None:
+        super().__init__(*rounds, **options)
+        if self.idle:
+            self.make_idle("pg1", autocommit=True)
+
     def lane(self, sql: object) -> Lane:
         return Lane.REPLICA if sql == READ else Lane.PRIMARY
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["looked for", "at once"])
+def at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """The same must hold however the connection was found."""
+    monkeypatch.setattr(Router, "idle", request.param)
+    return bool(request.param)
 
 
 def lost(connection: Connection) -> psycopg.OperationalError:
@@ -59,6 +73,41 @@ def test_a_read_goes_to_a_replica_and_a_write_to_the_primary() -> None:
     assert router.execute(READ).node in ("pg2", "pg3")
     assert router.execute(WRITE).node == "pg1"
     assert [reason for _, _, reason in router.noted.routes] == [Reason.READ, Reason.STATEMENT]
+
+
+def test_a_write_takes_what_is_idle(at_once: bool) -> None:
+    router = Router(ALL_WELL)
+    pool = router.pool("pg1", writes=True)
+    pool.trouble = AssertionError("nobody needs to look for a connection")
+    if at_once:
+        assert router.execute(WRITE).node == "pg1"
+        assert pool.in_flight == {}
+        assert list(pool.idle) == [pool.connection]
+    else:
+        with pytest.raises(AssertionError, match="nobody"):
+            router.execute(WRITE)
+
+
+def test_a_token_stands_for_a_statement_too() -> None:
+    router = Router(ALL_WELL)
+    router.execute(WRITE)
+    mark = router._last_write.get()
+    assert mark is not None
+    assert (mark.node, mark.timeline) == ("pg1", 1)
+
+
+def test_a_statement_that_leaves_a_transaction_and_fails_is_rolled_back() -> None:
+    router = Router(ALL_WELL)
+    connection = router.connection("pg1", writes=True)
+
+    def begun(one: Connection) -> Exception:
+        one.status(IN_TRANSACTION)
+        return ZeroDivisionError()
+
+    break_it(connection, begun)
+    with pytest.raises(ZeroDivisionError):
+        router.execute(WRITE)
+    assert connection.done == [WRITE, "rollback"]
 
 
 def test_a_read_whose_connection_was_lost_goes_on_elsewhere() -> None:

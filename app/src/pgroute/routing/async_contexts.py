@@ -7,8 +7,8 @@ from pgroute.routing.base import Holder
 from pgroute.routing.connections import AsyncNodeConnection
 from pgroute.routing.ending import end
 from pgroute.routing.lease import FRESH_SECONDS
-from pgroute.routing.leasing import lease_primary, lease_read
-from pgroute.routing.routes import NoRoute
+from pgroute.routing.leasing import give_back, lease_primary, lease_read
+from pgroute.routing.routes import NoRoute, Route
 from pgroute.routing.running import note
 
 
@@ -58,9 +58,27 @@ class AsyncWriting(Holder):
 
     __slots__ = ()
 
+    async def at_once(self, route: Route | None, *, autocommit: bool) -> bool:
+        """As :meth:`pgroute.routing.contexts.Writing.at_once`."""
+        router = self.router
+        if not router.take_at_once(self, route, autocommit=autocommit):
+            return False
+        if router.fleet.topology.primary == self.route.node:
+            return True
+        await router.drive(give_back(router, self))
+        return False
+
     async def __aenter__(self) -> AsyncNodeConnection:
-        steps = lease_primary(self.router, self, read_only=False, reason=Reason.WRITE)
-        return await self.router.drive(steps)  # type: ignore[no-any-return]
+        router = self.router
+        if await self.at_once(router.next_write, autocommit=False):
+            return self.connection  # type: ignore[no-any-return]
+        steps = lease_primary(router, self, read_only=False, reason=Reason.WRITE)
+        return await router.drive(steps)  # type: ignore[no-any-return]
 
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
-        await self.router.sheltered(end(self.router, self, error))
+        router, connection, pool = self.router, self.connection, self.pool
+        if error is None and not connection.pgconn.transaction_status and self in pool.in_flight:
+            router.wrote(self)  # it has committed by itself
+            if pool.keep(self, connection):
+                return
+        await router.sheltered(end(router, self, error))

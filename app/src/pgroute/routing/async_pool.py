@@ -67,6 +67,7 @@ class AsyncNodePool(Front[AsyncNodeConnection]):
         while True:
             connection = self.idle_one() or await self._queue(until - self._clock())
             if self.fit(connection, self._clock()):
+                await connection.commit_each(self.read_only)
                 return connection
             await self.discard(connection)
             if self._clock() >= until:

@@ -159,6 +159,8 @@ class Base(ABC):
         self.stats = {name: PoolStats(self.pools_by_key[name, True]) for name in self.fleet.names}
         self.routes = Routes(self.observer)
         self.next_read: Callable[[], Route] = self._not_open
+        self.next_write: Route | None = None  # to the primary, while it may be used
+        self.next_statement: Route | None = None  # the same for one that commits by itself
         self.opened = False
         self.closed = False
         self._last_write: ContextVar[Mark | None] = ContextVar("pgroute_last_write", default=None)
@@ -363,6 +365,22 @@ class Base(ABC):
         route.pool.in_flight[holder] = holder.until = until
         route.count()
 
+    def take_at_once(self, holder: Holder, route: Route | None, *, autocommit: bool) -> bool:
+        """Whether ``holder`` has got an idle connection to the primary; else look for one."""
+        connection = None if route is None else route.pool.idle_one()
+        if route is None or connection is None:
+            return False
+        now = self.clock()
+        if (
+            connection.autocommit is not autocommit
+            or connection.is_standby
+            or not route.pool.fit(connection, now)
+        ):
+            route.pool.idle.append(connection)  # for whoever looks thoroughly
+            return False
+        self.hand_out(holder, route, connection, now + holder.limit)
+        return True
+
     def saw(self, holder: Holder) -> None:
         """A block has ended, well or not: what it saw binds its session, if there is one."""
         plan = holder.plan
@@ -393,6 +411,17 @@ class Base(ABC):
             names = self.fleet.replicas
             routes = [self.route(name, True, Role.REPLICA, Reason.READ) for name in names]
             self.next_read = picker(routes, self.policy, self.stats)
+            primary = self.fleet.primary
+            self.next_write = self._to_primary(primary, Reason.WRITE)
+            self.next_statement = self._to_primary(primary, Reason.STATEMENT)
+
+    def no_routes(self) -> None:
+        """Nothing more is handed out."""
+        self.next_read = self._not_open
+        self.next_write = self.next_statement = None
+
+    def _to_primary(self, primary: str | None, reason: Reason) -> Route | None:
+        return None if primary is None else self.route(primary, False, Role.PRIMARY, reason)
 
     def answered_in(self, node: str, seconds: float) -> None:
         """Let the policies know how quick a server is, at no cost to those who use it."""

@@ -47,7 +47,7 @@ class _Leased:
     prepare_threshold: int | None
     owner: Owner
     _commit_prepared: bool = False
-    untidy: bool = False  # its isolation level or autocommit was changed for a while
+    untidy: bool = False  # begin_as has changed it for a while
     pgconn: pq.abc.PGconn
     _incoming: select.poll | None = None
 
@@ -134,18 +134,17 @@ class NodeConnection(_Leased, psycopg.Connection[Any]):
         """Let the next statement begin a transaction at this isolation level."""
         if isolation is not None:
             self.isolation_level = isolation
-            self.untidy = True
         if explicit:
             self.commit_each(False)
+        self.untidy = explicit or isolation is not None
 
     def commit_each(self, wanted: bool) -> None:
         """Whether every statement commits by itself."""
         if self.autocommit != wanted:
             self.autocommit = wanted
-            self.untidy = True
 
     def tidy(self, autocommit: bool) -> None:
-        """Undo what :meth:`begin_as` and :meth:`commit_each` have set. No round trip."""
+        """Undo what :meth:`begin_as` has set. No round trip."""
         self.untidy = False
         self.isolation_level = None
         self.autocommit = autocommit
@@ -179,18 +178,17 @@ class AsyncNodeConnection(_Leased, psycopg.AsyncConnection[Any]):
         """Let the next statement begin a transaction at this isolation level."""
         if isolation is not None:
             await self.set_isolation_level(isolation)
-            self.untidy = True
         if explicit:
             await self.commit_each(False)
+        self.untidy = explicit or isolation is not None
 
     async def commit_each(self, wanted: bool) -> None:
         """Whether every statement commits by itself."""
         if self.autocommit != wanted:
             await self.set_autocommit(wanted)
-            self.untidy = True
 
     async def tidy(self, autocommit: bool) -> None:
-        """Undo what :meth:`begin_as` and :meth:`commit_each` have set. No round trip."""
+        """Undo what :meth:`begin_as` has set. No round trip."""
         self.untidy = False
         await self.set_isolation_level(None)
         await self.set_autocommit(autocommit)

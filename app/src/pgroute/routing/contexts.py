@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+from psycopg import pq
+
 from pgroute.core.ledger import Ledger
 from pgroute.core.lsn import Mark, Token
 from pgroute.core.topology import Role
 from pgroute.errors import TokenError
 from pgroute.observing.observer import Reason
 from pgroute.routing.base import Holder
+from pgroute.routing.commit import Commit
 from pgroute.routing.connections import NodeConnection
-from pgroute.routing.ending import end
+from pgroute.routing.ending import end, ending_failed, let_go
 from pgroute.routing.lease import FRESH_SECONDS
-from pgroute.routing.leasing import lease_primary, lease_read
+from pgroute.routing.leasing import give_back, lease_primary, lease_read
 from pgroute.routing.routes import NoRoute, Route
 from pgroute.routing.running import note
 from pgroute.routing.tokens import unsettled
+
+_WELL = (pq.TransactionStatus.IDLE, pq.TransactionStatus.INTRANS)
 
 
 class Reading(Holder):
@@ -120,9 +125,38 @@ class Writing(Holder):
 
     __slots__ = ()
 
+    def at_once(self, route: Route | None, *, autocommit: bool) -> bool:
+        """Take an idle connection to the primary, without thinking when there is one."""
+        router = self.router
+        if not router.take_at_once(self, route, autocommit=autocommit):
+            return False
+        # Asked once it is in the books: whoever cuts an old primary's connections has seen it.
+        if router.fleet.topology.primary == self.route.node:
+            return True
+        router.drive(give_back(router, self))
+        return False
+
     def __enter__(self) -> NodeConnection:
-        steps = lease_primary(self.router, self, read_only=False, reason=Reason.WRITE)
-        return self.router.drive(steps)  # type: ignore[no-any-return]
+        router = self.router
+        if self.at_once(router.next_write, autocommit=False):
+            return self.connection  # type: ignore[no-any-return]
+        steps = lease_primary(router, self, read_only=False, reason=Reason.WRITE)
+        return router.drive(steps)  # type: ignore[no-any-return]
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        self.router.drive(end(self.router, self, error))
+        router, connection, pool = self.router, self.connection, self.pool
+        status = connection.pgconn.transaction_status
+        if error is not None or status not in _WELL or self not in pool.in_flight:
+            router.drive(end(router, self, error))
+            return
+        if status == pq.TransactionStatus.INTRANS:
+            commit = Commit()
+            try:
+                connection.end(commit)
+            except BaseException as failure:  # noqa: BLE001 - learnt from, then raised
+                router.saw(self)
+                router.drive(ending_failed(router, self, commit, failure))
+                return
+        router.wrote(self)
+        if not pool.keep(self, connection):
+            router.drive(let_go(router, self))

@@ -36,20 +36,31 @@ def end(router: Base, holder: Holder, error: BaseException | None) -> Steps[None
         elif connection.pgconn.transaction_status not in (pq.TransactionStatus.IDLE, _LOST):
             yield router.do_rollback(connection)
     except BaseException as failure:  # noqa: BLE001 - learnt from, then raised
-        lost = connection.pgconn.transaction_status == _LOST
-        cut = yield from _let_go(router, holder)
-        told = explain(router, holder, failure if error is None else error, cut=cut, lost=lost)
-        if commit.sent and isinstance(failure, psycopg.Error) and (lost or cut):
-            yield from resolve(router, holder, commit, told)
-        elif told is not error:
-            raise told from (None if told is failure else failure)
+        yield from ending_failed(router, holder, commit, failure, error)
     else:
         lost = connection.pgconn.transaction_status == _LOST
-        cut = yield from _let_go(router, holder)
+        cut = yield from let_go(router, holder)
         if error is not None:
             told = explain(router, holder, error, cut=cut, lost=lost)
             if told is not error:
                 raise told from error
+
+
+def ending_failed(
+    router: Base,
+    holder: Holder,
+    commit: Commit,
+    failure: BaseException,
+    error: BaseException | None = None,
+) -> Steps[None]:
+    """Go on after :func:`end`, which had ``error`` to begin with, met ``failure``."""
+    lost = holder.connection.pgconn.transaction_status == _LOST
+    cut = yield from let_go(router, holder)
+    told = explain(router, holder, failure if error is None else error, cut=cut, lost=lost)
+    if commit.sent and isinstance(failure, psycopg.Error) and (lost or cut):
+        yield from resolve(router, holder, commit, told)
+    elif told is not error:
+        raise told from (None if told is failure else failure)
 
 
 def explain(
@@ -97,7 +108,7 @@ def _commit(router: Base, holder: Holder, commit: Commit) -> Steps[None]:
         router.wrote(holder)
 
 
-def _let_go(router: Base, holder: Holder) -> Steps[bool]:
+def let_go(router: Base, holder: Holder) -> Steps[bool]:
     """Give the connection back; True when it had been cut."""
     connection, pool = holder.connection, holder.pool
     cut = pool.in_flight.pop(holder, None) is None
@@ -173,8 +184,8 @@ def _ask(router: Base, node: str, number: int, until: float) -> Steps[Any]:
         _, rows = yield router.do_query(connection, ASK_FATE, (str(number),), True)
     except BaseException as error:  # noqa: BLE001 - learnt from, then raised
         lost = connection.pgconn.transaction_status == _LOST
-        cut = yield from _let_go(router, holder)
+        cut = yield from let_go(router, holder)
         told = explain(router, holder, error, cut=cut, lost=lost)
         raise told from (None if told is error else error)
-    yield from _let_go(router, holder)
+    yield from let_go(router, holder)
     return rows[0][0]

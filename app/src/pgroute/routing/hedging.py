@@ -34,13 +34,13 @@ class Pace:
 
     def __init__(self, delay: HedgeDelay) -> None:
         self.delay = delay
-        self._reads = 0
+        self.reads = 0  # that have been answered
 
     def took(self, seconds: float) -> None:
         """Count one read."""
         self.delay.latencies.record(seconds)
-        self._reads += 1
-        if self._reads % _UPDATE_EVERY == 0:
+        self.reads += 1
+        if self.reads % _UPDATE_EVERY == 0:
             self.delay.update()
 
 
@@ -80,11 +80,11 @@ class _Attempt:
             self._over = True
 
 
-def _second(router: Base, statement: Statement, first: _Attempt) -> _Attempt | None:
+def _second(router: Base, pace: Pace, statement: Statement, first: _Attempt) -> _Attempt | None:
     """The second attempt, None when there may be none."""
     if not first.node or len(router.fleet.replicas) < 2:
         return None
-    if not router.hedge_budget.try_take(next(router.calls)):
+    if not router.hedge_budget.try_take(pace.reads):
         router.observer.hedged(first.node, Hedge.CAPPED)
         return None
     again = replace(statement, plan=replace(statement.plan, reason=Reason.HEDGE))
@@ -102,7 +102,7 @@ def hedged(router: Router, executor: Executor, pace: Pace, statement: Statement)
     running = {begin(first): first}
     late = pace.delay.seconds
     if late is not None and not wait(running, timeout=late).done:
-        second = _second(router, statement, first)
+        second = _second(router, pace, statement, first)
         if second is not None:
             running[begin(second)] = second
     both = len(running) == 2
@@ -112,6 +112,8 @@ def hedged(router: Router, executor: Executor, pace: Pace, statement: Statement)
         if future.exception() is None:
             break
         if not running:
+            if both:
+                router.observer.hedged(first.node, Hedge.NEITHER)
             return future.result()  # raises
     pace.took(router.clock() - started)
     for loser in running.values():
@@ -133,7 +135,7 @@ async def hedged_async(router: AsyncRouter, pace: Pace, statement: Statement) ->
     try:
         late = pace.delay.seconds
         if late is not None and not (await asyncio.wait(running, timeout=late))[0]:
-            second = _second(router, statement, first)
+            second = _second(router, pace, statement, first)
             if second is not None:
                 running[begin(second)] = second
         both = len(running) == 2
@@ -144,6 +146,8 @@ async def hedged_async(router: AsyncRouter, pace: Pace, statement: Statement) ->
             if task.exception() is None:
                 break
             if not running:
+                if both:
+                    router.observer.hedged(first.node, Hedge.NEITHER)
                 return task.result()  # raises
         pace.took(router.clock() - started)
         if both:

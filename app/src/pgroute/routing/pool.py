@@ -65,6 +65,7 @@ class NodePool(Front[NodeConnection]):
         while True:
             connection = self.idle_one() or self._queue(until - self._clock())
             if self.fit(connection, self._clock()):
+                connection.commit_each(self.read_only)
                 return connection
             self.discard(connection)
             if self._clock() >= until:
