@@ -184,6 +184,8 @@ def main() -> None:
         reads = measure_reads(settings, start_proxies(servers), **limits)
         writing = measure_writes(settings, **limits)
         memory = measure_memory(servers.settings(pool_max_size=60))
+    with on_loopback(durable=True) as servers:
+        durable = measure_writes(servers.settings(), **limits)
     machine["load_1_minute_after"] = describe_machine()["load_1_minute"]
     text = "\n\n".join(
         [
@@ -191,7 +193,8 @@ def main() -> None:
             "ratios to the baseline of the same round, median over the rounds.",
             "\n".join(f"{name}: {value}" for name, value in machine.items()),
             as_table(reads),
-            as_table(writing),
+            "Writes whose commit waits for nothing (fsync off):\n" + as_table(writing),
+            "Writes whose commit waits for this machine's disk:\n" + as_table(durable),
             memory_table(memory),
         ]
     )
@@ -204,6 +207,7 @@ def main() -> None:
             **limits,
             "reads": [asdict(each) for each in reads],
             "writes": [asdict(each) for each in writing],
+            "durable_writes": [asdict(each) for each in durable],
             "memory_kib": asdict(memory),
         }
         (arguments.output / "reads.json").write_text(json.dumps(result, indent=1) + "\n")
