@@ -66,6 +66,7 @@ class Hedge(StrEnum):
 
     FIRST_WON = "first_won"
     SECOND_WON = "second_won"
+    NEITHER = "neither"  # both attempts failed
     CAPPED = "capped"  # no second attempt: the budget was used up
 
 
