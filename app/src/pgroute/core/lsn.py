@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pgroute.errors import MalformedToken
 
@@ -70,8 +71,7 @@ class Token:
         return cls(int(identifier), int(timeline), (int(high, 16) << 32) | int(low, 16))
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(NamedTuple):
     """A write or read on ``node`` that ended at ``ended_at``, on the clock of the samples.
 
     ``timeline`` and ``epoch`` are ``ledger.timeline`` and ``ledger.epoch(node)`` as they were when
