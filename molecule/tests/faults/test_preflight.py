@@ -107,7 +107,7 @@ def test_two_writable_nodes_stop_every_run(stand_ins: Any, restore: Restore, pri
 def test_a_stopped_primary_is_the_one_that_is_started(stand_ins: Any, restore: Restore, primary: str) -> None:
     restore(lambda: stand_ins.run(primary, f"systemctl start {stand_ins.unit}"))
     stand_ins.run(primary, f"systemctl stop {stand_ins.unit}")
-    assert_goes_on(stand_ins.play("preflight.yml", "-v"), "action: start_recorded_primary", f"primary: {primary}")
+    assert_goes_on(stand_ins.play("preflight.yml", "-v"), "action: start_recorded_primary", f"cluster_state_primary: {primary}")
 
 
 @pytest.mark.parametrize("way_past", [["--start-at-task", "Ask how large the host is"], ["--start-at-task", "Start the server"], ["--skip-tags", "always"]])
@@ -125,7 +125,7 @@ def test_a_cluster_of_which_everything_is_stopped_is_started_as_it_was(
         restore(lambda name=name: stand_ins.run(name, f"systemctl start {stand_ins.unit}"))  # type: ignore[misc]
     for name in [primary, *replicas]:
         stand_ins.run(name, f"systemctl kill --signal=KILL {stand_ins.unit}; systemctl stop {stand_ins.unit}")
-    assert_goes_on(stand_ins.play("preflight.yml", "-v"), "action: start_recorded_primary", f"primary: {primary}")
+    assert_goes_on(stand_ins.play("preflight.yml", "-v"), "action: start_recorded_primary", f"cluster_state_primary: {primary}")
 
 
 def test_a_cluster_that_lost_power_is_started_again(stand_ins: Any, restore: Restore, primary: str, replicas: list[str]) -> None:
