@@ -116,7 +116,7 @@ def test_a_connection_that_grows_too_old_in_use_is_left_to_the_pool() -> None:
 def test_a_closed_router_hands_out_nothing_that_is_idle() -> None:
     router = Staged(ALL_WELL)
     router.make_idle("pg1", autocommit=False)
-    router.fleet.stop = lambda _limit: None  # type: ignore[method-assign]
+    router.fleet.stop = lambda limit: None  # type: ignore[method-assign]  # noqa: ARG005
     router.close()
     with pytest.raises(RouterClosed):
         node_of(router.write())
