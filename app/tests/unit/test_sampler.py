@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -212,3 +213,20 @@ def test_deadlines_are_looked_at_though_nothing_is_asked(
     make(refresh_interval_seconds=60)
     ticks = heard.ticks
     eventually(lambda: heard.ticks >= ticks + 5, what="five looks")
+
+
+def test_what_is_rung_at_the_end_reaches_no_file_of_others(make: Callable[..., Stage]) -> None:
+    stage = make()
+    out, into = os.pipe()
+    number = stage._bell_in
+    stage.stop(60)
+    os.dup2(into, number)  # as any file that is opened now may get the number
+    try:
+        stage.wake()
+        stage.want()
+        os.set_blocking(out, False)
+        with pytest.raises(BlockingIOError):
+            os.read(out, 1)
+    finally:
+        for file in {out, into, number}:
+            os.close(file)

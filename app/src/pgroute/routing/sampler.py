@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from random import Random
 from typing import Any, Protocol
 
@@ -61,6 +62,7 @@ class Sampler:
         self._random = random or Random()  # noqa: S311 - spreads load, guards nothing
         self._nodes = [_Watched(node) for node in settings.members]
         self._poll = select.poll()
+        self._bell_lock = threading.RLock()  # a signal may come while it rings
         self._bell_out, self._bell_in = os.pipe()
         os.set_blocking(self._bell_out, False)
         os.set_blocking(self._bell_in, False)
@@ -93,10 +95,17 @@ class Sampler:
         self._ring()
 
     def _ring(self) -> None:
-        try:
-            os.write(self._bell_in, b"!")
-        except (BlockingIOError, OSError):
-            return  # it rings already, or all is over
+        with self._bell_lock:
+            if self._bell_in < 0:
+                return  # all is over, and the number may be another file's by now
+            with suppress(BlockingIOError):  # it rings already
+                os.write(self._bell_in, b"!")
+
+    def _close_bell(self) -> None:
+        with self._bell_lock:
+            os.close(self._bell_in)
+            os.close(self._bell_out)
+            self._bell_in = self._bell_out = -1
 
     # The thread
 
@@ -113,8 +122,7 @@ class Sampler:
                 node.let_go(self._poll)
                 if node.connecting is not None:
                     node.connecting.add_done_callback(_close)
-            os.close(self._bell_in)
-            os.close(self._bell_out)
+            self._close_bell()
 
     def _turn(self) -> None:
         now = self._clock()
