@@ -83,7 +83,7 @@ def test_a_server_s_error_is_its_sqlstate_and_no_text(
     assert span.status.status_code is StatusCode.ERROR
     attributes = span.attributes or {}
     assert attributes["error.type"] == attributes["db.response.status_code"] == "23505"
-    assert "ada" not in span.to_json()
+    assert "@example.org" not in span.to_json()  # "ada" alone may be part of a span's number
 
 
 def test_an_error_without_sqlstate_is_its_class(
