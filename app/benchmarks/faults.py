@@ -77,8 +77,10 @@ class Faults:
         return self.shell.run(f'{psql} -c "{statement}"')
 
     def signal(self, node: str, name: str) -> None:
+        # A postmaster that stands still has no further children meanwhile.
         self.shell.run(
-            f"p=$(head -1 /srv/pg/{node}/postmaster.pid); kill -{name} $p $(pgrep -P $p) || true"
+            f"p=$(head -1 /srv/pg/{node}/postmaster.pid); kill -STOP $p; "
+            f"kill -{name} $p $(pgrep -P $p) || true"
         )
 
     def freeze(self, node: str) -> None:
@@ -128,7 +130,7 @@ class Faults:
 
     def restart(self, node: str) -> None:
         self.shell.run(
-            f"su postgres -c '{BIN}/pg_ctl -D /srv/pg/{node} -w -t 30 -s -m fast "
+            f"su postgres -c '{BIN}/pg_ctl -D /srv/pg/{node} -w -t 300 -s -m fast "
             f"-l /srv/pg/{node}.log restart'"
         )
 
@@ -157,7 +159,7 @@ class Faults:
 
     def start(self, node: str) -> None:
         self.shell.run(
-            f"su postgres -c '{BIN}/pg_ctl -D /srv/pg/{node} -w -t 30 -s "
+            f"su postgres -c '{BIN}/pg_ctl -D /srv/pg/{node} -w -t 300 -s "
             f'-l /srv/pg/{node}.log -o "-p {port(node)}" start\' > /dev/null 2>&1'
         )
 
@@ -176,7 +178,7 @@ class Faults:
         )
         eventually(
             lambda: self.sql(self.primary, count) == "2",
-            seconds=60,
+            seconds=300,
             what="both replicas stream",
         )
 

@@ -87,7 +87,7 @@ class Servers:
             input=text,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
         )
         assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
         return done.stdout.strip()
@@ -101,7 +101,7 @@ class Servers:
 
     def control(self, node: str, arguments: str) -> None:
         self.run(
-            f"su postgres -c '{BIN}/pg_ctl -D /srv/pg/{node} -w -t 30 -s {arguments}' "
+            f"su postgres -c '{BIN}/pg_ctl -D /srv/pg/{node} -w -t 300 -s {arguments}' "
             f"|| {{ tail -n 5 /srv/pg/{node}.log; exit 1; }}"
         )
 
@@ -113,8 +113,10 @@ class Servers:
 
     def signal(self, node: str, name: str) -> None:
         """Send a signal to the postmaster and all its children."""
+        # A postmaster that stands still has no further children meanwhile.
         self.run(
-            f"p=$(head -1 /srv/pg/{node}/postmaster.pid); kill -{name} $p $(pgrep -P $p) || true"
+            f"p=$(head -1 /srv/pg/{node}/postmaster.pid); kill -STOP $p; "
+            f"kill -{name} $p $(pgrep -P $p) || true"
         )
 
     def clone(self, node: str, *, upstream: str = "pg1") -> None:
@@ -153,8 +155,8 @@ def port(node: str) -> int:
     return FIRST_PORT + NAMES.index(node)
 
 
-def eventually(condition: object, *, seconds: float = 10.0, what: str) -> None:
-    """Wait until ``condition()`` holds."""
+def eventually(condition: object, *, seconds: float = 60.0, what: str) -> None:
+    """Wait until ``condition()`` holds; so long that no busy machine fails it."""
     assert callable(condition)
     until = time.monotonic() + seconds
     while not condition():

@@ -14,13 +14,14 @@ from benchmarks.plot import bars
 from benchmarks.proxies import start_proxies
 from benchmarks.reads import measure_reads, measure_writes
 from pgroute import Settings
+from tests.patience import PatientServers
 from tests.servers import Servers
 
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def settings(servers: Servers) -> Iterator[Settings]:
+def settings(servers: PatientServers) -> Iterator[Settings]:
     """The servers at their container's address, where the proxies listen, too."""
     yield reached_directly(servers, pool_max_size=60)
     servers.make_anew()  # the proxies end with it, and so do the rows written

@@ -7,13 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from tests.integration.test_commands import environment, pgroute
-from tests.servers import Servers, eventually, port
+from tests.servers import Servers, port
 
 pytestmark = pytest.mark.integration
 
@@ -56,18 +57,23 @@ def test_status_counts_the_sessions_of_the_application(servers: Servers) -> None
     parameters["application_name"] = "counted"
     with psycopg.connect(**parameters) as connection:
         connection.execute("select 1")
-        looks = ("status", "--watch", "0.1", "--count", "3", "--json")
+        looks = ("status", "--watch", "0.1", "--count", "20", "--json")
         done = pgroute(servers, *looks, PGROUTE_APPLICATION_NAME="counted")
     assert done.returncode == 0, done.stderr
     pictures = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(pictures) == 3
-    last = {node["node"]: node for node in pictures[-1]["nodes"]}
+    assert len(pictures) == 20
+    seen = [{node["node"]: node for node in picture["nodes"]} for picture in pictures]
+    # On a busy machine a node may have been too slow to say it in one of the looks.
+    last = next(each for each in reversed(seen) if each["pg2"]["lag_seconds"] and _counted(each))
     assert {name: node["sessions"] for name, node in last.items()} == {"pg1": 0, "pg2": 1, "pg3": 0}
     assert {name: node["in_flight"] for name, node in last.items()} == dict.fromkeys(last, 0)
     assert all(0 < node["round_trip"] < 60 for node in last.values())
     assert all(node["breaker"] in ("closed", "half_open", "open") for node in last.values())
-    assert last["pg2"]["lag_seconds"] is not None
     assert last["pg1"]["lag_seconds"] is None
+
+
+def _counted(nodes: dict[str, dict[str, object]]) -> bool:
+    return all(node["sessions"] is not None for node in nodes.values())
 
 
 def test_status_watches_a_replica_that_is_down(servers: Servers) -> None:
@@ -96,7 +102,7 @@ def test_status_is_refreshed_in_place_on_a_terminal(servers: Servers) -> None:
             [sys.executable, "-m", "pgroute", "status", "--watch", "0.1", "--count", "1"],
             env=environment(servers),
             stdout=theirs,
-            timeout=60,
+            timeout=300,
         )
         os.close(theirs)
         shown = terminal.read(65536).decode()
@@ -118,35 +124,36 @@ def test_an_interrupt_ends_the_watch_well(servers: Servers) -> None:
     assert process.stdout is not None
     assert json.loads(process.stdout.readline())["primary"] == "pg1"
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert (process.returncode, errors) == (0, "")
 
 
 # doctor
 
 
-def well(servers: Servers) -> None:
+def well(servers: Servers, *options: str) -> subprocess.CompletedProcess[str]:
+    """What the doctor says of the healthy fleet; replicas may be behind for a moment."""
     for node in ("pg2", "pg3"):  # reads that other tests had cancelled are no warning here
         servers.sql(node, "select pg_stat_reset()", database="app")
-    eventually(
-        lambda: pgroute(servers, "doctor").returncode == 0, what="a healthy fleet", seconds=60
-    )
+    until = time.monotonic() + 120
+    while True:
+        done = pgroute(servers, "doctor", *options)
+        if done.returncode == 0:
+            return done
+        assert time.monotonic() < until, done.stdout
 
 
 def test_doctor_finds_a_healthy_fleet_well(servers: Servers) -> None:
-    well(servers)
-    done = pgroute(servers, "doctor")
-    assert done.returncode == 0, done.stdout
+    done = well(servers)
     assert "writes go to pg1; replicas: pg2, pg3" in done.stdout
     assert "on 3 nodes: 0 problems" in done.stdout.splitlines()[-1]
 
 
 def test_doctor_fails_on_warnings_when_told_to(servers: Servers) -> None:
-    well(servers)
-    assert pgroute(servers, "doctor", "--strict").returncode == 0
+    well(servers, "--strict")
     servers.sql("pg1", "alter role app_ro set statement_timeout = '5s'")
     try:
-        assert pgroute(servers, "doctor").returncode == 0
+        well(servers)
         done = pgroute(servers, "doctor", "--strict")
     finally:
         servers.sql("pg1", "alter role app_ro reset statement_timeout")

@@ -75,13 +75,13 @@ def test_a_read_after_a_token_is_never_stale(router: Any) -> None:
             stale += not found(connection, key)
             elsewhere += connection.node != "pg1"
     assert stale == 0
-    assert elsewhere > 500  # it is not the primary that makes it so
+    assert elsewhere > 50  # it is not the primary that makes it so
 
 
 def test_a_token_travels_as_text(router: Any) -> None:
     key = write(router)
     text = router.settle(router.token()).text
-    with router.read(after=Token.parse(text), wait=True, token_timeout=10) as connection:
+    with router.read(after=Token.parse(text), wait=True, token_timeout=60) as connection:
         assert connection.node != "pg1"
         assert found(connection, key)
 
@@ -97,7 +97,7 @@ def test_a_statement_may_follow_a_token_too(router: Any) -> None:
 def test_nobody_who_lags_serves_a_token(servers: Servers, router: Any) -> None:
     with paused(servers, "pg2", "pg3"):
         key = write(router)
-        token = router.token()
+        token = router.settle(router.token())
         with router.read(after=token, wait=True, token_timeout=0.2) as connection:
             assert connection.node == "pg1"
             assert found(connection, key)
@@ -177,7 +177,7 @@ def test_a_session_goes_on_elsewhere(router: Any) -> None:
         text = str(session.token())
     with (
         router.session(Token.parse(text)) as session,
-        session.read(wait=True, token_timeout=10) as connection,
+        session.read(wait=True, token_timeout=60) as connection,
     ):
         assert found(connection, key)
 
@@ -207,11 +207,8 @@ def test_a_token_that_a_failover_may_have_lost_is_not_proven(
         eventually(lambda: whole(router), what="all well")
         before = router.settle(router.token())
         eventually(
-            lambda: (
-                router.execute("select 1", after=before, otherwise="wait").node != "pg1"
-                or router.statements.catalog is None
-            ),
-            what="the replicas have it",
+            lambda: all(router.fleet.ledger.holds(name, before) for name in ("pg2", "pg3")),
+            what="the replicas are known to have it",
         )
         with paused(servers, "pg2", "pg3"):
             write(router)

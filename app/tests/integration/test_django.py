@@ -90,8 +90,7 @@ def ages_are_known() -> bool:
 
 @pytest.fixture(autouse=True)
 def project(servers: Servers) -> Iterator[None]:
-    patient = servers.settings(eject_after_seconds=10, probe_timeout_seconds=10)  # when it is busy
-    settings.PGROUTE = patient
+    settings.PGROUTE = servers.settings()
     eventually(lambda: whole(router()), what="a whole fleet")
     eventually(ages_are_known, what="the positions of replicas are known")
     yield
@@ -120,7 +119,7 @@ def test_a_visitor_never_misses_what_they_wrote() -> None:
     with ThreadPoolExecutor(4) as threads:
         counted = list(threads.map(visits, [PAIRS // 4] * 4))
     assert sum(stale for stale, _ in counted) == 0
-    assert sum(replicas for _, replicas in counted) > PAIRS // 10
+    assert sum(replicas for _, replicas in counted) > PAIRS // 100
 
 
 def test_a_request_that_writes_sees_it_and_stays_on_the_primary() -> None:
@@ -217,17 +216,20 @@ def test_requests_go_on_after_a_failover(expendable: Servers) -> None:
     visitor = Client(raise_request_exception=False)
     visitor.get("/users")
     expendable.stop("pg1")
-    eventually(
-        lambda: Client().get(f"/users/{uuid.uuid4()}").json()["node"] in ("pg2", "pg3"),
-        what="reads go on",
-    )
+
+    def read() -> bool:
+        answer = Client(raise_request_exception=False).get(f"/users/{uuid.uuid4()}")
+        return answer.status_code == 200 and answer.json()["node"] in ("pg2", "pg3")
+
+    eventually(read, what="reads go on")
     expendable.sql("pg2", "select pg_promote()")
 
     def wrote() -> bool:
-        answer = visitor.get("/users")
-        return bool(
-            answer.status_code == 200
-            and visitor.get(f"/users/{answer.json()['id']}").json()["found"] == 1
-        )
+        written = visitor.get("/users")
+        if written.status_code != 200:
+            return False
+        answer = visitor.get(f"/users/{written.json()['id']}")
+        assert answer.status_code != 200 or answer.json()["found"] == 1
+        return bool(answer.status_code == 200)
 
-    eventually(wrote, seconds=20, what="writes go on, and are seen")
+    eventually(wrote, what="writes go on, and are seen")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import Any
 
 import psycopg
 import pytest
 
 from pgroute import PgrouteError, Role, Token, new_key
+from tests.patience import WATCHFUL
 from tests.servers import Servers, eventually, port, whole
 
 from .fronts import FRONTS, opened
@@ -25,7 +25,7 @@ class Writer:
     def __init__(self, router: Any) -> None:
         self._router = router
         self._stop = threading.Event()
-        self.done: list[tuple[float, str, Any]] = []
+        self.done: list[tuple[str, Any]] = []
         self._thread = threading.Thread(target=self._run)
 
     def __enter__(self) -> Writer:
@@ -44,10 +44,10 @@ class Writer:
                     connection.execute(INSERT, (key, "writer"))
             except (PgrouteError, psycopg.Error):
                 continue
-            self.done.append((time.monotonic(), connection.node, key))
+            self.done.append((connection.node, key))
 
     def wrote_to(self, node: str) -> bool:
-        return any(where == node for _, where, _ in self.done)
+        return any(where == node for where, _ in self.done)
 
 
 def keys(servers: Servers, node: str) -> set[str]:
@@ -66,7 +66,7 @@ def follow(servers: Servers, node: str, upstream: str) -> None:
 
 
 @pytest.mark.parametrize("front", FRONTS)
-def test_writes_go_on_after_a_promotion_at_once(expendable: Servers, front: str) -> None:
+def test_writes_go_on_after_a_promotion(expendable: Servers, front: str) -> None:
     servers = expendable
     with opened(front, servers.settings()) as router:
         eventually(lambda: whole(router), what="all well")
@@ -74,33 +74,30 @@ def test_writes_go_on_after_a_promotion_at_once(expendable: Servers, front: str)
             eventually(lambda: writer.wrote_to("pg1"), what="pg1 is written to")
             servers.stop("pg1")
             servers.sql("pg2", "select pg_promote()")
-            promoted_at = time.monotonic()
             eventually(lambda: writer.wrote_to("pg2"), what="pg2 is written to")
-        first = next(at for at, node, _ in writer.done if node == "pg2")
-        assert first - promoted_at < 3  # tens of milliseconds on a quiet machine
         there = keys(servers, "pg2")
-        assert {str(key) for _, node, key in writer.done if node == "pg2"} <= there
+        assert {str(key) for node, key in writer.done if node == "pg2"} <= there
 
 
 @pytest.mark.parametrize("front", FRONTS)
 def test_a_frozen_primary_that_comes_back_gets_no_write(expendable: Servers, front: str) -> None:
     """Split brain: it never learnt that another one was promoted meanwhile."""
     servers = expendable
-    with opened(front, servers.settings()) as router:
+    with opened(front, servers.settings(**WATCHFUL)) as router:
         eventually(lambda: whole(router), what="all well")
         with Writer(router) as writer:
             eventually(lambda: writer.wrote_to("pg1"), what="pg1 is written to")
             servers.signal("pg1", "STOP")
             servers.sql("pg2", "select pg_promote()")
-            eventually(lambda: writer.wrote_to("pg2"), what="pg2 is written to", seconds=20)
+            eventually(lambda: writer.wrote_to("pg2"), what="pg2 is written to")
             before = len(writer.done)
             servers.signal("pg1", "CONT")
             eventually(
                 lambda: router.topology.node("pg1").role is Role.FENCED, what="pg1 is fenced"
             )
-            eventually(lambda: len(writer.done) > before + 50, what="writes go on", seconds=20)
-        late = {str(key) for _, _, key in writer.done[before:]}
-        assert {node for _, node, _ in writer.done[before:]} == {"pg2"}
+            eventually(lambda: len(writer.done) > before + 50, what="writes go on")
+        late = {str(key) for _, key in writer.done[before:]}
+        assert {node for node, _ in writer.done[before:]} == {"pg2"}
         assert late <= keys(servers, "pg2")
         assert not late & keys(servers, "pg1")
 
@@ -116,7 +113,7 @@ def test_tokens_are_read_from_a_replica_of_the_new_primary(expendable: Servers, 
         servers.sql("pg2", "select pg_promote()")
         follow(servers, "pg3", "pg2")
         key = new_key()
-        with router.write(timeout=20) as connection:
+        with router.write(timeout=120) as connection:
             assert connection.node == "pg2"
             connection.execute(INSERT, (key, "new"))
         token = Token.parse(str(router.settle(router.token())))
@@ -127,9 +124,9 @@ def test_tokens_are_read_from_a_replica_of_the_new_primary(expendable: Servers, 
                 connection.execute("select 1")
                 return bool(connection.node == "pg3")
 
-        eventually(lambda: on_the_replica(token), what="pg3 serves the new token", seconds=20)
-        assert on_the_replica(old)
-        with router.read(after=token, wait=True, token_timeout=10) as connection:
+        eventually(lambda: on_the_replica(token), what="pg3 serves the new token")
+        eventually(lambda: on_the_replica(old), what="pg3 serves the old token")
+        with router.read(after=token, wait=True, token_timeout=60) as connection:
             (count,) = connection.execute(
                 "select count(*) from tbl_users where id = %s", (key,)
             ).fetchone()

@@ -17,6 +17,7 @@ from pgroute import (
     SplitBrain,
     new_key,
 )
+from tests.patience import PATIENT, WATCHFUL
 from tests.servers import NAMES, Servers, eventually, whole
 
 pytestmark = pytest.mark.integration
@@ -34,14 +35,14 @@ def read(router: Router) -> str:
         return connection.node
 
 
-def test_frozen_replica_is_left_out(servers: Servers, router: Router) -> None:
+def test_frozen_replica_is_left_out(servers: Servers, watchful: Router) -> None:
     servers.signal("pg2", "STOP")
     try:
-        eventually(lambda: router.topology.replicas == ("pg3",), what="pg2 left out", seconds=2)
-        assert {read(router) for _ in range(4)} == {"pg3"}
+        eventually(lambda: watchful.topology.replicas == ("pg3",), what="pg2 left out")
+        assert "pg2" not in {read(watchful) for _ in range(4)}
     finally:
         servers.signal("pg2", "CONT")
-    eventually(lambda: whole(router), what="pg2 back")
+    eventually(lambda: whole(watchful), what="pg2 back")
 
 
 def test_query_on_a_frozen_server_ends_at_its_deadline(servers: Servers, router: Router) -> None:
@@ -50,14 +51,14 @@ def test_query_on_a_frozen_server_ends_at_its_deadline(servers: Servers, router:
     started = time.monotonic()
     try:
         with (  # noqa: PT012
-            pytest.raises(DeadlineExceeded, match=r"pg2: not done within 0.5 s"),
-            router.read(node="pg2", timeout=0.5) as connection,
+            pytest.raises(DeadlineExceeded, match=r"pg2: not done within 2 s"),
+            router.read(node="pg2", timeout=2) as connection,
         ):
             servers.signal("pg2", "STOP")
             connection.execute("select 1")
     finally:
         servers.signal("pg2", "CONT")
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < PATIENT["eject_after_seconds"]  # nothing else ended it
     eventually(lambda: whole(router), what="pg2 back")
 
 
@@ -99,7 +100,8 @@ def test_dead_idle_connections_are_not_handed_out(servers: Servers, router: Rout
 
 
 def test_no_primary_is_said_within_the_deadline(servers: Servers) -> None:
-    with Router(servers.settings(checkout_timeout_seconds=0.5)) as router:
+    with Router(servers.settings(checkout_timeout_seconds=2)) as router:
+        eventually(lambda: whole(router), what="all well")
         servers.stop("pg1")
         try:
             # At once, either is true: the deadline may pass before the probes miss the server.
@@ -175,7 +177,8 @@ def test_stale_write_connection_is_refused_by_its_server_once(expendable: Server
 
 
 def test_read_outlasts_a_moment_in_which_nobody_answers(servers: Servers) -> None:
-    with Router(servers.settings(token_timeout_seconds=20, checkout_timeout_seconds=20)) as router:
+    settings = servers.settings(token_timeout_seconds=120, checkout_timeout_seconds=120, **WATCHFUL)
+    with Router(settings) as router:
         eventually(lambda: whole(router), what="all well")
         with ThreadPoolExecutor(1) as helper:
             for name in NAMES:
@@ -187,5 +190,5 @@ def test_read_outlasts_a_moment_in_which_nobody_answers(servers: Servers) -> Non
             finally:
                 for name in NAMES:
                     servers.signal(name, "CONT")
-            assert reading.result(30) in NAMES
+            assert reading.result(120) in NAMES
         eventually(lambda: whole(router), what="all well again")

@@ -16,6 +16,7 @@ import pytest
 
 from pgroute import Token, new_key
 from tests.integration.test_commands import environment, pgroute
+from tests.patience import WATCHFUL
 from tests.servers import FIRST_PORT, Servers, eventually, port
 
 pytestmark = pytest.mark.integration
@@ -25,10 +26,11 @@ PAUSED = "select pg_get_wal_replay_pause_state()"
 
 
 @contextmanager
-def serving(servers: Servers, number: int) -> Iterator[subprocess.Popen[str]]:
+def serving(servers: Servers, number: int, **change: str) -> Iterator[subprocess.Popen[str]]:
+    change |= {"PGROUTE_LISTEN_PORT": str(number), "PGROUTE_HEARTBEAT_SECONDS": "0"}
     process = subprocess.Popen(
         [sys.executable, "-m", "pgroute", "serve"],
-        env=environment(servers, PGROUTE_LISTEN_PORT=str(number), PGROUTE_HEARTBEAT_SECONDS="0"),
+        env=environment(servers, **change),
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -42,18 +44,18 @@ def serving(servers: Servers, number: int) -> Iterator[subprocess.Popen[str]]:
         return topology["primary"] is not None and len(topology["replicas"]) == 2
 
     try:
-        eventually(whole, seconds=30, what="the service sees a primary and two replicas")
+        eventually(whole, what="the service sees a primary and two replicas")
         yield process
     finally:
         process.terminate()
-        _, said = process.communicate(timeout=40)
+        _, said = process.communicate(timeout=120)
         assert "Traceback" not in said, said
 
 
 @pytest.fixture(scope="module")
 def http(servers: Servers) -> Iterator[httpx2.Client]:
     url = f"http://127.0.0.1:{PORT}"
-    with serving(servers, PORT), httpx2.Client(base_url=url, timeout=30) as client:
+    with serving(servers, PORT), httpx2.Client(base_url=url, timeout=120) as client:
         yield client
 
 
@@ -152,27 +154,39 @@ def test_more_requests_than_connections_are_all_answered(http: httpx2.Client) ->
     place = f"http://127.0.0.1:{PORT}{written.headers['location']}"
 
     def ask(_: int) -> int:
-        return httpx2.get(place, headers=token, timeout=60).status_code
+        return httpx2.get(place, headers=token, timeout=120).status_code
 
     with ThreadPoolExecutor(60) as threads:  # a pool has 10 connections
         assert set(threads.map(ask, range(300))) == {200}
 
 
-def test_a_frozen_replica_costs_no_request(servers: Servers, http: httpx2.Client) -> None:
-    place = add(http, "warm").headers["location"]
-    eventually(lambda: http.get(place).status_code == 200, what="replayed")
-    servers.signal("pg3", "STOP")
-    try:
-        answers = [http.get(place) for _ in range(50)]
-    finally:
-        servers.signal("pg3", "CONT")
-    assert [answer.status_code for answer in answers] == [200] * 50
+def test_a_frozen_replica_costs_no_request(servers: Servers) -> None:
+    watchful = {f"PGROUTE_{name.upper()}": str(value) for name, value in WATCHFUL.items()}
+    with (
+        serving(servers, PORT + 3, **watchful),
+        httpx2.Client(base_url=f"http://127.0.0.1:{PORT + 3}", timeout=120) as http,
+    ):
+        place = add(http, "warm").headers["location"]
+        for node in ("pg2", "pg3"):
+            eventually(lambda on=node: has(servers, on, place), what="replayed")
+        servers.signal("pg3", "STOP")
+        try:
+            answers = [http.get(place) for _ in range(50)]
+        finally:
+            servers.signal("pg3", "CONT")
+        assert [answer.status_code for answer in answers] == [200] * 50
 
-    def replicas() -> list[str]:
-        replicas: list[str] = http.get("/topology").json()["replicas"]
-        return replicas
+        def replicas() -> list[str]:
+            replicas: list[str] = http.get("/topology").json()["replicas"]
+            return replicas
 
-    eventually(lambda: len(replicas()) == 2, seconds=30, what="pg3 is back")
+        eventually(lambda: len(replicas()) == 2, what="pg3 is back")
+
+
+def has(servers: Servers, node: str, place: str) -> bool:
+    """Whether a node has the user of that address."""
+    find = f"select 1 from tbl_users where id = '{place.rpartition('/')[2]}'"
+    return servers.sql(node, find, database="app") == "1"
 
 
 # Start
@@ -231,14 +245,14 @@ def test_without_a_primary_reads_go_on_and_writes_are_refused(servers: Servers) 
             return False
 
     try:
-        eventually(alive, seconds=30, what="alive")
-        answer = httpx2.post(f"{url}/users", json={"first_name": "Nobody"}, timeout=30)
+        eventually(alive, what="alive")
+        answer = httpx2.post(f"{url}/users", json={"first_name": "Nobody"}, timeout=120)
         assert (answer.status_code, answer.json()["type"]) == (503, "urn:pgroute:no-primary")
         assert answer.headers["retry-after"] == "1"
         assert "pg2" in answer.json()["detail"]
     finally:
         process.terminate()
-        process.wait(40)
+        process.wait(120)
 
 
 # End
@@ -248,6 +262,7 @@ def test_told_to_stop_it_finishes_what_it_holds(servers: Servers) -> None:
     url = f"http://127.0.0.1:{PORT + 2}"
     held = threading.Event()
     release = threading.Event()
+    watched = threading.Event()
 
     def lock() -> None:
         with subprocess.Popen(
@@ -262,7 +277,7 @@ def test_told_to_stop_it_finishes_what_it_holds(servers: Servers) -> None:
             while "locked" not in session.stdout.readline():
                 assert session.poll() is None
             held.set()
-            release.wait(60)
+            release.wait(120)
             session.stdin.write("commit;\n")
             session.stdin.close()
 
@@ -270,33 +285,42 @@ def test_told_to_stop_it_finishes_what_it_holds(servers: Servers) -> None:
     with ThreadPoolExecutor(3) as threads:
         try:
             with serving(servers, PORT + 2) as process:
+                stream = threads.submit(watch, f"{url}/live", watched)
+                assert watched.wait(120)
                 locking = threads.submit(lock)
-                assert held.wait(30)
+                assert held.wait(120)
                 slow = threads.submit(
-                    httpx2.post, f"{url}/users", json={"first_name": "Late"}, timeout=60
+                    httpx2.post, f"{url}/users", json={"first_name": "Late"}, timeout=120
                 )
-                stream = threads.submit(httpx2.get, f"{url}/live", timeout=60)
                 eventually(lambda: servers.sql("pg1", waiting) == "1", what="a write that waits")
                 process.send_signal(signal.SIGTERM)
                 eventually(refused, what="no further connection")
                 # The stream of a viewer ends at once, and nothing waits for it.
-                assert stream.result(15).status_code == 200
+                assert stream.result(60) == 200
                 assert process.poll() is None, "it waits for the write"
                 assert not slow.done()
                 release.set()
-                answer = slow.result(30)
+                answer = slow.result(60)
                 assert answer.status_code == 201
-                assert process.wait(30) in (0, -signal.SIGTERM)
-                locking.result(30)
+                assert process.wait(60) in (0, -signal.SIGTERM)
+                locking.result(60)
         finally:
             release.set()
     key = answer.json()["id"]
     assert servers.sql("pg1", f"select 1 from tbl_users where id = '{key}'", database="app") == "1"
 
 
+def watch(url: str, watched: threading.Event) -> int:
+    """View the stream to its end; its status."""
+    with httpx2.stream("GET", url, timeout=120) as answer:
+        for _ in answer.iter_bytes():
+            watched.set()
+        return answer.status_code
+
+
 def refused() -> bool:
     try:
-        socket.create_connection(("127.0.0.1", PORT + 2), timeout=1).close()
+        socket.create_connection(("127.0.0.1", PORT + 2), timeout=30).close()
     except ConnectionRefusedError:
         return True
     return False
