@@ -257,12 +257,12 @@ def test_a_connection_killed_in_the_middle_leaves_nothing_and_says_so(
     def kill(taken: int) -> None:
         nonlocal killed
         if taken > 5_000 and not killed:
-            killed = True
-            schema.sql(
+            ended = schema.sql(
                 "pg1",
-                "select pg_terminate_backend(pid) from pg_stat_activity "
+                "select count(pg_terminate_backend(pid)) from pg_stat_activity "
                 "where usename = 'app_rw' and query ilike 'copy%p2%'",
             )
+            killed = ended == "1"
 
     with pytest.raises(LoadFailed, match="nothing was written") as failure:
         load(router, "bulk.people", COLUMNS, rows, block_rows=200, progress=kill)

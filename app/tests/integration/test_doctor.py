@@ -22,10 +22,16 @@ from tests.servers import BIN, NAMES, Servers, eventually, port
 pytestmark = pytest.mark.integration
 
 USUAL = Limits()
+TABLES = """
+select count(*) from pg_class
+where relkind in ('r', 'p') and not relispartition
+    and relnamespace::regnamespace::text !~ '^(pg_|information_schema)'
+"""
 
 
 def diagnose(settings: Settings, limits: Limits = USUAL, **options: float) -> list[Finding]:
-    return judge(ask(settings, catch_up_limit=options.get("catch_up", 5.0)), limits)
+    patient = options.get("catch_up", 30.0)
+    return judge(ask(settings, limit=60.0, catch_up_limit=patient), limits)
 
 
 def bad(
@@ -45,9 +51,7 @@ def the(findings: list[Finding], check: str, node: str | None = None) -> Finding
 @pytest.fixture
 def healthy(servers: Servers) -> Servers:
     forget_conflicts(servers)
-    eventually(
-        lambda: not bad(diagnose(servers.settings())), what="a fleet without problems", seconds=30
-    )
+    eventually(lambda: not bad(diagnose(servers.settings())), what="a fleet without problems")
     return servers
 
 
@@ -83,10 +87,11 @@ def sql(servers: Servers, there: str, back: str, *, database: str = "postgres") 
         replayed(servers)
 
 
-def replayed(servers: Servers) -> None:
+def replayed(servers: Servers, *nodes: str) -> None:
+    """Wait until these replicas, else all, have what the primary has now."""
     position = servers.sql("pg1", "select pg_current_wal_insert_lsn()")
     there = f"select pg_last_wal_replay_lsn() >= '{position}'"
-    for node in NAMES[1:]:
+    for node in nodes or NAMES[1:]:
         eventually(
             lambda name=node: servers.sql(name, there) == "t",
             what=f"{node} has replayed {position}",
@@ -106,7 +111,7 @@ def test_a_healthy_fleet_has_no_problem(healthy: Servers) -> None:
         findings[:] = diagnose(healthy.settings())
         return not bad(findings)
 
-    eventually(is_well, seconds=60, what="a fleet without a problem")
+    eventually(is_well, what="a fleet without a problem")
     assert bad(findings, Verdict.WARNING) == []
     assert the(findings, "roles").says == "writes go to pg1; replicas: pg2, pg3"
     assert "NOT encrypted" in the(findings, "tls", "pg1").says
@@ -148,7 +153,7 @@ def test_a_frozen_server_does_not_hold_the_doctor_up(healthy: Servers) -> None:
         findings = diagnose(healthy.settings(connect_timeout_seconds=2))
     finally:
         healthy.signal("pg3", "CONT")
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 60  # each login is given up after 2 s
     assert bad(findings)[0] == ("login", "pg3")
     assert "is it frozen" in the(findings, "login", "pg3").advice
 
@@ -380,13 +385,14 @@ def test_a_paused_replay_and_the_lag_that_follows(healthy: Servers) -> None:
     healthy.sql("pg2", "select pg_wal_replay_pause()")
     try:
         healthy.sql("pg1", "select pg_logical_emit_message(false, 'test', repeat('x', 100000))")
-        findings = diagnose(healthy.settings(), catch_up=0.3)
-        close = diagnose(healthy.settings(max_lag_bytes=50_000), catch_up=0.3)
+        replayed(healthy, "pg3")
+        findings = diagnose(healthy.settings(), catch_up=3)
+        close = diagnose(healthy.settings(max_lag_bytes=50_000), catch_up=3)
     finally:
         healthy.sql("pg2", "select pg_wal_replay_resume()")
     assert bad(findings) == [("replay", "pg2"), ("lag", "pg2")]
     assert the(findings, "replay", "pg2").advice.startswith("select pg_wal_replay_resume()")
-    assert "not caught up within 0.3 s" in the(findings, "lag", "pg2").says
+    assert "not caught up within 3 s" in the(findings, "lag", "pg2").says
     assert "more than PGROUTE_MAX_LAG_BYTES allows (48.8 KiB)" in the(close, "lag", "pg2").says
     eventually(lambda: not bad(diagnose(healthy.settings())), what="caught up")
 
@@ -423,8 +429,12 @@ def test_reads_that_were_cancelled_for_replay(healthy: Servers) -> None:
         finding = _eventual_warning(healthy, "conflicts", "pg2")
     assert "reads were cancelled for replay" in finding.says
     assert "hot_standby_feedback off, replay waits for reads 0 s" in finding.says
-    forget_conflicts(healthy)
-    assert the(diagnose(healthy.settings()), "conflicts", "pg2").verdict is Verdict.OK
+
+    def forgotten() -> bool:  # a session that ends tells what it has counted a moment later
+        forget_conflicts(healthy)
+        return the(diagnose(healthy.settings()), "conflicts", "pg2").verdict is Verdict.OK
+
+    eventually(forgotten, what="the conflicts are forgotten")
 
 
 def _eventual_warning(servers: Servers, check: str, node: str) -> Finding:
@@ -446,7 +456,7 @@ def test_a_clock_that_is_an_hour_off(servers: Servers) -> None:
     finding = the(judge(facts), "clock", "pg3")
     assert finding.verdict is Verdict.WARNING
     told = re.fullmatch(
-        r"its clock is ([\d,.]+) s \(give or take .* ms\) ahead of this machine's", finding.says
+        r"its clock is ([\d,.]+) s \(give or take .*\) ahead of this machine's", finding.says
     )
     assert told
     assert float(told[1].replace(",", "")) == pytest.approx(3600, abs=5)
@@ -463,9 +473,10 @@ def test_tables_that_the_users_may_not_use(healthy: Servers) -> None:
         findings = diagnose(servers.settings())
         assert bad(findings, Verdict.WARNING)[:2] == [("tables", None), ("tables", None)]
         says = [found.says for found in findings if found.check == "tables"]
+        count = servers.sql("pg1", TABLES, database="app")
         assert says == [
-            "app_ro may not read 1 of 3 tables: public.secrets (no SELECT)",
-            "app_rw may not write to 1 of 3 tables: public.secrets "
+            f"app_ro may not read 1 of {count} tables: public.secrets (no SELECT)",
+            f"app_rw may not write to 1 of {count} tables: public.secrets "
             "(no SELECT, UPDATE, DELETE, USAGE of its sequences)",
         ]
         wanted = diagnose(servers.settings(), Limits(tables=("secrets", "nowhere")))

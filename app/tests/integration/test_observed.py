@@ -166,7 +166,7 @@ def test_asyncio_is_traced_under_the_caller_s_span(
     } <= set(by_text)
 
 
-def test_slow_statements_are_logged_and_quick_ones_not(servers: Servers) -> None:
+def test_slow_statements_are_logged_and_no_quick_ones(servers: Servers) -> None:
     stream = io.StringIO()
     logger = logging.Logger("pgroute")
     handler = logging.StreamHandler(stream)
@@ -176,12 +176,13 @@ def test_slow_statements_are_logged_and_quick_ones_not(servers: Servers) -> None
     with Router(servers.settings(), observer=log) as router:
         eventually(lambda: whole(router), what="a whole fleet")
         with router.read() as connection:
-            connection.execute("select 1")
+            for _ in range(50):
+                connection.execute("select 1")
             connection.execute("select pg_sleep(0.3), %s::text", ("secret",))
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
-    (slow,) = [line for line in lines if line.get("event") == "slow_query"]
-    assert slow["statement"] == "select pg_sleep(0.3), %s::text"
-    assert slow["seconds"] >= 0.3
+    logged = [line for line in lines if line.get("event") == "slow_query"]
+    assert min(line["seconds"] for line in logged) >= 0.2  # on a busy machine others may take it
+    (slow,) = [line for line in logged if line["statement"] == "select pg_sleep(0.3), %s::text"]
     assert (slow["role"], slow["reason"]) == ("replica", "read")
     assert "secret" not in stream.getvalue()
 

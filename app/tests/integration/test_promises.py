@@ -6,11 +6,13 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import psycopg
 import pytest
 
-from pgroute import CommitUnknown, Role, Router, Token, TokenUnproven
+from pgroute import CommitUnknown, NodeConnection, Role, Router, Token, TokenUnproven
 from pgroute.observing.observer import Doubt, Silent
 from tests.servers import Servers, eventually, whole
 
@@ -23,12 +25,14 @@ grant insert, update, delete on counter to app_rw;
 truncate counter;
 insert into counter values (1, 0);
 """
-SLOW_COMMIT = """
+GATE = 4711  # an advisory lock: commits wait while a test holds it
+SLOW_COMMIT = f"""
 create or replace function wait_at_commit() returns trigger language plpgsql as
-$$ begin perform pg_sleep({seconds}); {then} return null; end $$;
+$$ begin perform pg_advisory_xact_lock({GATE}); %s return null; end $$;
 create constraint trigger waits after update on counter deferrable initially deferred
 for each row execute function wait_at_commit();
 """
+WAITING = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
 QUICK_COMMIT = "drop trigger waits on counter; drop function wait_at_commit"
 COUNT = "update counter set n = n + 1 where id = 1 returning n"
 RECEIVERS = "select count(*) from pg_stat_wal_receiver"
@@ -49,6 +53,20 @@ def counter(servers: Servers, router: Router) -> Iterator[Router]:
         )
     yield router
     servers.sql("pg1", "drop table counter cascade", database="app")
+
+
+@contextmanager
+def closed_gate(servers: Servers) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
+    """Commits wait in their trigger until this connection is closed."""
+    primary = servers.settings().members[0]
+    parameters = servers.settings().connection(primary, user="app_rw", read_only=False)
+    with psycopg.connect(autocommit=True, **parameters) as gate:
+        gate.execute("select pg_advisory_lock(%s)", (GATE,))
+        yield gate
+
+
+def at_the_gate(servers: Servers) -> bool:
+    return servers.sql("pg1", WAITING, database="app") == "1"
 
 
 def count(router: Router) -> int:
@@ -88,7 +106,8 @@ def test_a_session_never_goes_back_while_replay_stops_and_goes(
     try:
         with counter.session() as session:
             last = -1
-            for turn in range(1200):
+            turn = 0
+            while turn < 1200 or (len(nodes) == 1 and turn < 30_000):
                 if turn % 300 == 100:
                     servers.sql("pg2", "select pg_wal_replay_pause()")
                 if turn % 300 == 200:
@@ -100,7 +119,7 @@ def test_a_session_never_goes_back_while_replay_stops_and_goes(
                     nodes[connection.node] += 1
                 assert row is not None
                 assert row[0] >= last
-                last = row[0]
+                last, turn = row[0], turn + 1
     finally:
         stop.set()
         writer.join()
@@ -122,22 +141,29 @@ def test_a_commit_whose_answer_is_lost_is_asked_for(
         def in_doubt(self, node: str, outcome: Doubt) -> None:
             told.append(outcome)
 
-    servers.sql("pg1", SLOW_COMMIT.format(seconds=1, then=then), database="app")
+    servers.sql("pg1", SLOW_COMMIT % then, database="app")
     try:
-        with Router(servers.settings(), observer=Noted()) as router:
+        with Router(servers.settings(), observer=Noted()) as router, closed_gate(servers) as gate:
             eventually(lambda: router.topology.primary == "pg1", what="a primary")
+
+            def cut_off(connection: NodeConnection) -> None:
+                eventually(lambda: at_the_gate(servers), what="the COMMIT is under way")
+                connection.cut()
+                gate.close()
 
             def write() -> None:
                 with router.write() as connection:
                     connection.execute(COUNT)
-                    threading.Timer(0.4, connection.cut).start()
+                    cutting = threads.submit(cut_off, connection)
+                cutting.result()
 
-            if committed:
-                write()
-            else:
-                with pytest.raises(psycopg.OperationalError) as caught:
+            with ThreadPoolExecutor(1) as threads:
+                if committed:
                     write()
-                assert "pgroute: the transaction was rolled back" in caught.value.__notes__
+                else:
+                    with pytest.raises(psycopg.OperationalError) as caught:
+                        write()
+                    assert "pgroute: the transaction was rolled back" in caught.value.__notes__
     finally:
         servers.sql("pg1", QUICK_COMMIT, database="app")
     assert told == [Doubt.COMMITTED if committed else Doubt.ROLLED_BACK]
@@ -146,15 +172,17 @@ def test_a_commit_whose_answer_is_lost_is_asked_for(
 
 def test_a_commit_in_doubt_over_a_crash_is_never_called_done(expendable: Servers) -> None:
     expendable.sql("pg1", COUNTER, database="app")
-    expendable.sql("pg1", SLOW_COMMIT.format(seconds=30, then=""), database="app")
-    with Router(expendable.settings(checkout_timeout_seconds=10)) as router:
+    expendable.sql("pg1", SLOW_COMMIT % "", database="app")
+    settings = expendable.settings(checkout_timeout_seconds=10)
+    with Router(settings) as router, closed_gate(expendable):
         eventually(lambda: router.topology.primary == "pg1", what="a primary")
 
         def crash() -> None:
+            eventually(lambda: at_the_gate(expendable), what="the COMMIT is under way")
             expendable.stop("pg1")
             expendable.start("pg1")
 
-        crashing = threading.Timer(0.4, crash)
+        crashing = threading.Thread(target=crash)
         with pytest.raises((CommitUnknown, psycopg.OperationalError)), router.write() as held:
             held.execute(COUNT)
             crashing.start()
