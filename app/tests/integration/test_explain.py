@@ -140,7 +140,7 @@ def test_a_read_is_planned_where_it_would_go(router: Router) -> None:
 
 
 def test_a_write_is_planned_on_the_primary_and_not_done(router: Router) -> None:
-    before = router.execute("select count(*) from sales").scalar()
+    before = router.execute("select count(*) from sales", contract="strong").scalar()
     found = router.explain("insert into sales values (1, %s, 1)", [date(2024, 5, 1)])
     assert (found.route, found.node) == (Route.PRIMARY, "pg1")
     assert router.execute("select count(*) from sales", contract="strong").scalar() == before

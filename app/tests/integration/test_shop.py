@@ -45,8 +45,10 @@ SCHEMA = files("pgroute.examples.shop").joinpath("schema.sql").read_text()
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _schema(servers: Servers) -> None:
+def _schema(servers: Servers) -> Iterator[None]:
     servers.sql("pg1", SCHEMA, database="app")
+    yield
+    servers.sql("pg1", "drop schema shop cascade", database="app")
 
 
 @pytest.fixture
