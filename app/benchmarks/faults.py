@@ -22,7 +22,8 @@ class Shell:
 
     def __init__(self, container: str) -> None:
         self._process = subprocess.Popen(
-            ["docker", "exec", "-i", container, "bash"],
+            # One stream already in there: the engine keeps the order within a stream only.
+            ["docker", "exec", "-i", container, "bash", "-c", "exec bash 2>&1"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from benchmarks.faults import Shell
 from benchmarks.figures import FIGURES, compare
 from benchmarks.fleet import reached_directly
 from benchmarks.memory import measure_memory
@@ -64,3 +65,11 @@ def test_plot_shows_every_path_and_escapes_its_name() -> None:
     assert "a &lt; b" in drawn
     assert drawn.count('class="ours"') == 1
     assert drawn.index("pgroute</text>") < drawn.index("a &lt; b</text>")
+
+
+def test_a_shell_tells_the_errors_of_a_command_with_it_and_not_with_the_next(
+    servers: Servers,
+) -> None:
+    with Shell(servers.container) as shell:
+        told = [shell.run(f"echo error {turn} >&2; echo {turn}") for turn in range(300)]
+    assert told == [f"error {turn}\n{turn}" for turn in range(300)]

@@ -51,13 +51,13 @@ def test_no_write_is_acknowledged_late_by_a_replaced_primary(report: Report) -> 
 @pytest.mark.parametrize("window", ["replica frozen", "replica cut off"])
 def test_reads_go_on_without_a_replica(report: Report, window: str) -> None:
     found = line(report, window)
-    assert found.reads > 100
+    assert found.reads > 10
     assert (found.last_failed_read or 0) < found.seconds
-    assert found.writes > 20
+    assert found.writes > 2
 
 
 def test_reads_go_on_without_a_primary(report: Report) -> None:
-    assert line(report, "primary frozen").reads_of[Promise.EVENTUAL] > 20
+    assert line(report, "primary frozen").reads_of[Promise.EVENTUAL] > 2
 
 
 @pytest.mark.parametrize(
