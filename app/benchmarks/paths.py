@@ -7,7 +7,7 @@ would write. Each reads or writes the same row of the same table.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -24,9 +24,8 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from benchmarks.peers import hasql_dsn
 from benchmarks.proxies import Proxy
 from pgroute import Router, Settings
-from pgroute.core.policies import NodeStats
 from pgroute.observing.metrics import RouterMetrics
-from tests.servers import NAMES, eventually, whole
+from tests.servers import eventually, whole
 
 SELECT = "select first_name from tbl_users where id = %s"
 INSERT = "insert into tbl_users values (%s, %s)"
@@ -39,7 +38,6 @@ RAW_INSERT = "raw psycopg, one statement"
 RAW_WRITE = "raw psycopg, transaction"
 _RAW_ASYNCPG = "raw asyncpg"
 _REPLICA = 1  # the second server of the settings
-_FIRST = NAMES[_REPLICA]
 
 
 @dataclass(frozen=True)
@@ -52,19 +50,13 @@ class Path:
     is_async: bool = False
 
 
-class OneReplica:
-    """The policy of the timed routers: always the replica that the raw connection leads to.
+def one_replica(settings: Settings) -> Settings:
+    """The primary and the replica that the raw connection leads to, for the timed routers.
 
-    Two servers in turn are slower than one, with or without a router; that is timed apart.
+    Two replicas in turn are slower than one, with or without a router; that is timed apart.
     """
-
-    def pick(self, candidates: Sequence[str], stats: Mapping[str, NodeStats]) -> str:
-        return _FIRST if _FIRST in candidates else candidates[0]
-
-    def order(
-        self, candidates: Sequence[str], stats: Mapping[str, NodeStats] | None = None
-    ) -> Sequence[str]:
-        return sorted(candidates, key=lambda name: name != _FIRST)
+    nodes = settings.nodes.split(",")
+    return Settings.make(**settings.model_dump() | {"nodes": ",".join(nodes[: _REPLICA + 1])})
 
 
 def conninfo(settings: Settings, *, user: str, server: int = _REPLICA) -> str:
@@ -129,10 +121,12 @@ def _two_in_turn(settings: Settings, stack: ExitStack) -> list[Path]:
 
 
 def _pgroute_reads(settings: Settings, stack: ExitStack) -> list[Path]:
-    router = stack.enter_context(Router(settings, observer=metrics(settings), policy=OneReplica()))
-    spread = stack.enter_context(Router(settings, observer=metrics(settings)))
-    for each in (router, spread):
-        eventually(lambda each=each: whole(each), what="a primary and two healthy replicas")
+    one, all_three = one_replica(settings), settings
+    router, spread = (
+        stack.enter_context(Router(each, observer=metrics(each))) for each in (one, all_three)
+    )
+    eventually(lambda: len(router.topology.replicas) == 1, what="a healthy replica")
+    eventually(lambda: whole(spread), what="a primary and two healthy replicas")
     token = router.settle(router.token())
 
     def read(key: UUID) -> Any:
@@ -241,9 +235,8 @@ async def async_reads(settings: Settings, stack: AsyncExitStack) -> list[Path]:
 async def _pgroute_async(settings: Settings, stack: AsyncExitStack) -> list[Path]:
     from pgroute import AsyncRouter
 
-    router = await stack.enter_async_context(
-        AsyncRouter(settings, observer=metrics(settings), policy=OneReplica())
-    )
+    settings = one_replica(settings)
+    router = await stack.enter_async_context(AsyncRouter(settings, observer=metrics(settings)))
 
     async def read(key: UUID) -> Any:
         async with router.read() as connection:

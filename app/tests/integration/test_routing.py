@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 
 import psycopg
 import pytest
@@ -213,6 +214,25 @@ def test_close_gives_every_connection_back(servers: Servers) -> None:
     query = "select count(*) from pg_stat_activity where application_name = 'closing'"
     for name in ("pg1", "pg2", "pg3"):
         eventually(lambda name=name: servers.sql(name, query) == "0", what=f"{name} is let go")
+
+
+@pytest.mark.parametrize("front", FRONTS)
+@pytest.mark.parametrize("purpose", ["read", "write"])
+def test_a_connection_that_never_rests_is_replaced_at_the_end_of_its_life(
+    servers: Servers, front: str, purpose: str
+) -> None:
+    with opened(front, servers.settings(pool_lifetime_seconds=2)) as router:
+        sessions: set[tuple[str, int]] = set()
+
+        def replaced() -> bool:
+            until = time.monotonic() + 0.5
+            while time.monotonic() < until:
+                statement = "select pg_backend_pid()" + (" for update" * (purpose == "write"))
+                found = router.execute(statement)
+                sessions.add((found.node, found.scalar()))
+            return any(Counter(node for node, _ in sessions)[node] > 1 for node in ("pg1", "pg2"))
+
+        eventually(replaced, what="another session serves the same node")
 
 
 def test_no_role_is_foreign_or_fenced_here(router: Router) -> None:

@@ -19,10 +19,10 @@ from .staged import ACTIVE, Clock, Connection
 class Shelf(Front[Any]):
     """A front that notes what it hands over."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, on_return: Any = None, **options: Any) -> None:
         settings = Settings.make(nodes="h", database="app", write_user="app", **options)
         self.time = Clock()
-        super().__init__("h", settings, read_only=True, clock=self.time)
+        super().__init__("h", settings, read_only=True, on_return=on_return, clock=self.time)
         self.handed_over: list[Any] = []
 
     def hand_over(self) -> None:
@@ -63,23 +63,38 @@ def test_what_comes_back_goes_to_whoever_waits() -> None:
 
 @pytest.mark.parametrize("reason", ["old", "outdated", "untidy", "cut", "closed", "hook"])
 def test_what_needs_thought_is_not_taken_back_at_once(reason: str) -> None:
-    shelf = Shelf()
+    shelf = Shelf(on_return=(lambda _: None) if reason == "hook" else None)
     holder = lent(shelf)
     connection = holder.connection
     if reason == "old":
         connection.expires_at = shelf.time.now - 1
+        shelf.retire(shelf.time.now)
     elif reason == "outdated":
-        shelf.epoch += 1
+        shelf.outdate()
     elif reason == "untidy":
         connection.untidy = True
     elif reason == "cut":
         assert shelf.overdue(2000.0) == [holder]
     elif reason == "closed":
-        shelf.closed = True
+        shelf.shut()
     else:
-        shelf.on_return = lambda _: None
+        shelf.outdate()  # a hook is called in every epoch
+        connection.epoch = shelf.epoch
     assert not shelf.keep(holder, cast(Any, connection))
     assert not shelf.idle
+
+
+def test_only_what_is_past_its_time_retires() -> None:
+    shelf = Shelf()
+    old, young, lent_out = Connection("h"), Connection("h"), lent(shelf).connection
+    old.expires_at = lent_out.expires_at = 50.0
+    young.expires_at = 51.0
+    shelf.idle.extend((old, young))
+    for connection in (old, young, lent_out):
+        connection.used_at = shelf.time.now  # so that nobody looks whether it lives
+    shelf.retire(50.5)
+    fit = [shelf.fit(cast(Any, one), shelf.time.now) for one in (old, young, lent_out)]
+    assert fit == [False, True, False]
 
 
 def test_a_holder_is_cut_once_and_only_after_its_time() -> None:

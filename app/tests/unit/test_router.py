@@ -100,6 +100,7 @@ def test_an_idle_connection_that_is_too_old_is_not_written_to() -> None:
     router.make_idle("pg1", autocommit=False)
     old, pool = router.connection("pg1", writes=True), router.pool("pg1", writes=True)
     old.expires_at = router.time.now - 1
+    pool.retire(router.time.now)
     pool.connection = Connection("pg1")
     with router.write() as given:
         assert given is pool.connection  # type: ignore[comparison-overlap]
@@ -110,6 +111,7 @@ def test_a_connection_that_grows_too_old_in_use_is_left_to_the_pool() -> None:
     pool = router.pool("pg1", writes=True)
     with router.write():
         router.connection("pg1", writes=True).expires_at = router.time.now - 1
+        pool.retire(router.time.now)
     assert (list(pool.idle), pool.returned) == ([], [pool.connection])
 
 

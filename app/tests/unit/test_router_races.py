@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -64,14 +65,14 @@ def test_a_primary_replaced_while_an_idle_connection_is_taken_is_not_written_to(
     router = Staged(ALL_WELL)
     router.make_idle("pg1", autocommit=autocommit)
     old, pool = router.connection("pg1", writes=True), router.pool("pg1", writes=True)
-    idle_one = pool.idle_one
 
-    def slowly() -> Any:
-        found = idle_one()
-        play(router, *PARTED)
-        return found
+    class Slow(deque[Any]):
+        def pop(self) -> Any:  # type: ignore[override]
+            found = super().pop()
+            play(router, *PARTED)
+            return found
 
-    pool.idle_one = slowly  # type: ignore[method-assign]
+    pool.idle = Slow(pool.idle)
     if autocommit:
         assert router.execute("insert").node == "pg2"
     else:

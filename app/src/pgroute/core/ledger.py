@@ -165,7 +165,7 @@ class Ledger:
         """Whether the primary surely has what the token stands for. ForeignToken when another
         cluster made it. Before the first primary sample every token is AHEAD."""
         identifier = self._system_identifier
-        if identifier is not None and token.system_identifier != identifier:
+        if identifier is not None and not self._is_ours(token):
             raise ForeignToken(
                 f"the token is of cluster {token.system_identifier}, this one is {identifier}"
             )
@@ -189,13 +189,12 @@ class Ledger:
 
     def holds(self, node: str, token: Token) -> bool:
         """Whether the standby surely has everything the token stands for."""
-        view = self._views.get(node)
-        return (
-            view is not None
-            and view.position >= token.position
-            and view.timeline == self._history.timeline
-            and self.standing(token) is Standing.PROVEN
-        )
+        view, timeline = self._views.get(node), self._history.timeline
+        if view is None or view.position < token.position or view.timeline != timeline:
+            return False
+        if token.timeline == timeline and not self._forks and self._is_ours(token):
+            return True  # as nearly always
+        return self.standing(token) is Standing.PROVEN
 
     def staleness(self, node: str, now: float) -> float | None:
         """How many seconds old the standby's data are at most; None when it cannot be told."""
@@ -234,6 +233,9 @@ class Ledger:
                 )
         position = max(older.position, newer.position)
         return Token(newer.system_identifier, newer.timeline, position)
+
+    def _is_ours(self, token: Token) -> bool:
+        return token.system_identifier == self._system_identifier
 
     def _begin(self, node: str, started_at: float, timeline: int, system_identifier: int) -> None:
         before, last = self._history, self._views.get(node)

@@ -7,7 +7,9 @@ known yet; the ledger turns it into a token once a sample that started later has
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from pgroute.errors import MalformedToken
@@ -82,3 +84,7 @@ class Mark(NamedTuple):
     ended_at: float
     timeline: int
     epoch: int = 0
+
+
+# A mark of a tuple of its four values, at a third of the price of Mark(...).
+new_mark: Callable[[tuple[str, float, int, int]], Mark] = partial(tuple.__new__, Mark)

@@ -35,6 +35,7 @@ class AsyncReading(Holder):
         self.route = route
         self.connection = connection
         connection.route = route.pair
+        connection.used_at = now
         pool.in_flight[self] = self.until = now + self.limit
         route.count()
         return connection  # type: ignore[no-any-return]

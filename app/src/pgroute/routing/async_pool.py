@@ -135,12 +135,9 @@ class AsyncNodePool(Front[AsyncNodeConnection]):
         if self.password_changed():
             self.outdate()
             await self.renew()
+        self.retire(now)
         for connection in self.long_idle(now):
             await connection.home.putconn(connection)
-
-    def outdate(self) -> None:
-        """Use no connection again that was made until now. From any thread."""
-        self.epoch += 1
 
     async def renew(self) -> None:
         """Close what :meth:`outdate` left behind; new ones are made when wanted."""
@@ -176,7 +173,7 @@ class AsyncNodePool(Front[AsyncNodeConnection]):
     async def close(self, limit: float) -> None:
         """Close all connections; those handed out are closed when they come back."""
         async with self._changing:
-            self.closed = True
+            self.shut()
             pool, self._pool = self._pool, None
         if pool is not None:
             for connection in self.all_idle():

@@ -26,7 +26,7 @@ from pgroute.config import Settings
 from pgroute.core.budgets import RatioBudget, TokenBucket
 from pgroute.core.contracts import EVENTUAL, Contract
 from pgroute.core.latency import HedgeDelay
-from pgroute.core.lsn import Mark, Token
+from pgroute.core.lsn import Mark, Token, new_mark
 from pgroute.core.policies import POLICIES, Policy
 from pgroute.core.topology import Role, Topology
 from pgroute.core.trail import Trail
@@ -258,15 +258,22 @@ class Base(ABC):
         primary, or waits if it is told to. Its text waits for the sample, at most
         ``token_timeout_seconds``.
         """
-        self.require_open()
+        if not self.opened or self.closed:
+            self.require_open()
         fleet = self.fleet
         fleet.want()
+        topology = fleet.topology
+        newest = topology.fence.timeline
         last = self._last_write.get()
-        if last is not None and last.timeline != fleet.topology.fence.timeline:
+        if last is not None and last.timeline != newest:
             self._last_write.set(None)  # said once
             if not self._proven(last):  # of before a failover: it may be lost
                 return PendingToken(last, self._settled)
-        return PendingToken(fleet.mark(fleet.topology.primary or "", self.clock()), self._settled)
+        node = topology.primary
+        if node is None:
+            return PendingToken(fleet.mark("", self.clock()), self._settled)
+        mark = new_mark((node, self.clock(), newest, fleet.ledger.epoch(node)))
+        return PendingToken(mark, self._settled)
 
     def _proven(self, mark: Mark) -> bool:
         """Whether what ended at ``mark`` is surely part of the primary's log."""
@@ -351,7 +358,9 @@ class Base(ABC):
         """The route to a node's pool."""
         return self.routes[self.pools_by_key[node, read_only], role, reason]
 
-    def hand_out(self, holder: Holder, route: Route, connection: Any, until: float) -> None:
+    def hand_out(
+        self, holder: Holder, route: Route, connection: Any, now: float, until: float
+    ) -> None:
         """Enter a lease into the books; it is cut at ``until``."""
         fleet = self.fleet
         holder.pool = route.pool
@@ -362,13 +371,18 @@ class Base(ABC):
         holder.epoch = fleet.ledger.epoch(route.node)
         holder.losses = fleet.losses[route.node]
         connection.route = route.pair
+        connection.used_at = now
         route.pool.in_flight[holder] = holder.until = until
         route.count()
 
     def take_at_once(self, holder: Holder, route: Route | None, *, autocommit: bool) -> bool:
         """Whether ``holder`` has got an idle connection to the primary; else look for one."""
-        connection = None if route is None else route.pool.idle_one()
-        if route is None or connection is None:
+        if route is None:
+            return False
+        idle = route.pool.idle
+        try:
+            connection = idle.pop()
+        except IndexError:
             return False
         now = self.clock()
         if (
@@ -376,9 +390,9 @@ class Base(ABC):
             or connection.is_standby
             or not route.pool.fit(connection, now)
         ):
-            route.pool.idle.append(connection)  # for whoever looks thoroughly
+            idle.append(connection)  # for whoever looks thoroughly
             return False
-        self.hand_out(holder, route, connection, now + holder.limit)
+        self.hand_out(holder, route, connection, now, now + holder.limit)
         return True
 
     def saw(self, holder: Holder) -> None:
@@ -389,12 +403,13 @@ class Base(ABC):
             mark = Mark(holder.route.node, self.clock(), holder.timeline, holder.epoch)
             plan.trail.note(mark)
 
-    def wrote(self, holder: Holder) -> Mark:
-        """A write has ended: the mark of it, kept for :meth:`token`."""
-        mark = Mark(holder.route.node, self.clock(), holder.timeline, holder.epoch)
-        self._last_write.set(mark)
-        self.saw(holder)
-        return mark
+    def wrote(self, holder: Holder) -> None:
+        """A write has ended: its mark is kept for :meth:`token`."""
+        self._last_write.set(
+            new_mark((holder.route.node, self.clock(), holder.timeline, holder.epoch))
+        )
+        if holder.plan is not None:
+            self.saw(holder)
 
     def cursors(self, make: Callable[[Stopwatch], Any]) -> dict[str, Any]:
         """Connection arguments that make cursors tell the observer of their statements."""
@@ -410,6 +425,8 @@ class Base(ABC):
         if self.opened and not self.closed:
             names = self.fleet.replicas
             routes = [self.route(name, True, Role.REPLICA, Reason.READ) for name in names]
+            for route in routes:
+                route.after = self.route(route.node, True, Role.REPLICA, Reason.AFTER_TOKEN)
             self.next_read = picker(routes, self.policy, self.stats)
             primary = self.fleet.primary
             self.next_write = self._to_primary(primary, Reason.WRITE)

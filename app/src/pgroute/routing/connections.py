@@ -41,7 +41,7 @@ class _Leased:
     node: str = ""
     home: Any = None  # the psycopg_pool it belongs to
     epoch: int = -1  # of its owner, when it was made
-    used_at: float = 0.0  # when it came back last
+    used_at: float = 0.0  # when it was handed out last
     expires_at: float = 0.0  # when it is let go
     route: tuple[Role, Reason] | None = None  # why it was handed out; None on the fast path
     prepare_threshold: int | None

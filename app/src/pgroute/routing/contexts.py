@@ -8,7 +8,6 @@ from psycopg import pq
 
 from pgroute.core.ledger import Ledger
 from pgroute.core.lsn import Mark, Token
-from pgroute.core.topology import Role
 from pgroute.errors import TokenError
 from pgroute.observing.observer import Reason
 from pgroute.routing.base import Holder
@@ -47,6 +46,7 @@ class Reading(Holder):
         self.route = route
         self.connection = connection
         connection.route = route.pair
+        connection.used_at = now
         pool.in_flight[self] = self.until = now + self.limit
         route.count()
         return connection  # type: ignore[no-any-return]
@@ -88,14 +88,14 @@ class ReadingAfter(Reading):
     def _proven(self) -> Route | None:
         """The route to the replica whose turn it is, None when it may not have all."""
         router = self.router
-        ledger, node = router.fleet.ledger, router.next_read().node
+        ledger, route = router.fleet.ledger, router.next_read()
         try:
             token = self._known(ledger)
-            if token is None or not ledger.holds(node, token):
+            if token is None or not ledger.holds(route.node, token):
                 return None
         except TokenError:
             return None  # found again, and told, by whoever looks for another server
-        return router.route(node, True, Role.REPLICA, Reason.AFTER_TOKEN)  # type: ignore[no-any-return]
+        return route.after  # type: ignore[no-any-return]
 
     def _known(self, ledger: Ledger) -> Token | None:
         """The token, None when its position is not known yet."""
@@ -146,10 +146,13 @@ class Writing(Holder):
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         router, connection, pool = self.router, self.connection, self.pool
         status = connection.pgconn.transaction_status
-        if error is not None or status not in _WELL or self not in pool.in_flight:
+        if error is not None or status not in _WELL:
             router.drive(end(router, self, error))
             return
         if status == pq.TransactionStatus.INTRANS:
+            if self not in pool.in_flight:
+                router.drive(end(router, self, error))
+                return
             commit = Commit()
             try:
                 connection.end(commit)

@@ -116,6 +116,8 @@ class Fleet:
             2 * len(self.names) + 1, thread_name_prefix="pgroute-help"
         )
         self._sampler = Sampler(settings, self, self._executor, clock=clock, random=random)
+        # Contracts are in use: samples shall come quickly.
+        self.want: Callable[[], None] = self._sampler.want
         self._closed = False
 
     # Life
@@ -135,10 +137,6 @@ class Fleet:
             future.cancel()
 
     # For whoever routes
-
-    def want(self) -> None:
-        """Contracts are in use: samples shall come quickly."""
-        self._sampler.want()
 
     def wake(self) -> None:
         """Ask everybody at once."""

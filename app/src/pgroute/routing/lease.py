@@ -22,8 +22,9 @@ from pgroute.routing.probe import one_line
 
 Connection = TypeVar("Connection", NodeConnection, AsyncNodeConnection)
 
-FRESH_SECONDS = 0.01  # used so shortly ago: not asked whether it is alive
+FRESH_SECONDS = 0.01  # handed out so shortly ago: not asked whether it is alive
 _IDLE_SECONDS = 2.0  # then it goes back to psycopg_pool, which closes what is not needed
+_RETIRED = -1  # the epoch of connections that are past their time
 _AUTHENTICATION_FAILED = ("28P01", "28000")
 
 
@@ -50,6 +51,8 @@ class Front(Generic[Connection]):
         self.node = node
         self.on_return: Callable[[Connection], Any] | None = on_return
         self.closed = False
+        # Connections of this epoch are taken back without a thought; None: none are.
+        self._kept = 0 if on_return is None else None
         self.commit_seconds = float("inf")  # not measured yet
         self.read_only = read_only
         self.epoch = 0
@@ -115,14 +118,31 @@ class Front(Generic[Connection]):
         """Until when a connection made now is to be used."""
         return self._clock() + self._lifetime * (0.9 + 0.1 * self._random.random())
 
+    def outdate(self) -> None:
+        """Use no connection again that was made until now. From any thread."""
+        self.epoch += 1
+        if self._kept is not None:
+            self._kept = self.epoch
+
+    def shut(self) -> None:
+        """Take nothing back any more."""
+        self.closed = True
+        self._kept = None
+
+    def retire(self, now: float) -> None:
+        """Let connections that are past their time, idle or in use, be handed out no more."""
+        connections: list[Connection] = list(self.idle.copy())
+        connections += [holder.connection for holder in self.in_flight.copy()]
+        for connection in connections:
+            if now > connection.expires_at:
+                connection.epoch = _RETIRED
+
     # For whoever leases
 
     def fit(self, connection: Connection, now: float) -> bool:
         """Whether an idle connection may be handed out."""
-        return (
-            connection.epoch == self.epoch
-            and now <= connection.expires_at
-            and (now - connection.used_at <= FRESH_SECONDS or connection.is_alive())
+        return connection.epoch == self.epoch and (
+            now - connection.used_at <= FRESH_SECONDS or connection.is_alive()
         )
 
     def idle_one(self) -> Connection | None:
@@ -134,17 +154,12 @@ class Front(Generic[Connection]):
 
     def keep(self, holder: Any, connection: Connection) -> bool:
         """Take a connection back at once; False when that needs thought, and nothing was done."""
-        now = self._clock()
         if (
-            self.on_return is not None
-            or self.closed
+            connection.epoch != self._kept
             or connection.untidy
-            or connection.epoch != self.epoch
-            or now > connection.expires_at
             or self.in_flight.pop(holder, None) is None
         ):
             return False
-        connection.used_at = now
         self.idle.append(connection)
         if self.waiting:
             self.hand_over()

@@ -171,7 +171,7 @@ def take(router: Base, holder: Holder, route: Any, until: float) -> Steps[Any]:
         raise NodeUnavailable(f"{name}: is a replica by now")
     # ``until`` is of the checkout, which begins with the operation and may end before it.
     rest = max(0.0, holder.limit - settings.checkout_timeout_seconds)
-    router.hand_out(holder, route, connection, until + rest)
+    router.hand_out(holder, route, connection, now, until + rest)
     if as_primary and router.fleet.topology.primary != name:
         # It lost its role while we waited: whoever cuts its connections has not seen this one.
         yield from give_back(router, holder)

@@ -127,13 +127,14 @@ class NodePool(Front[NodeConnection]):
         """Hand what has been idle for long back to psycopg_pool; see to a new password."""
         if self.password_changed():
             self.renew()
+        self.retire(now)
         for connection in self.long_idle(now):
             connection.home.putconn(connection)
 
     def renew(self) -> None:
         """Use no connection again that was made until now; new ones are made when wanted."""
         with self._changing:
-            self.epoch += 1
+            self.outdate()
             pool, self._pool = self._pool, None
             self.password_refused = False
         for connection in self.all_idle():
@@ -165,7 +166,7 @@ class NodePool(Front[NodeConnection]):
     def close(self, limit: float) -> None:
         """Close all connections; those handed out are closed when they come back."""
         with self._changing:
-            self.closed = True
+            self.shut()
             pool, self._pool = self._pool, None
         if pool is not None:
             for connection in self.all_idle():

@@ -13,9 +13,12 @@ from pgroute.routing.lease import Front
 
 
 class Route:
-    """One node for one reason. ``count()`` tells the observer of one connection handed out."""
+    """One node for one reason. ``count()`` tells the observer of one connection handed out.
 
-    __slots__ = ("count", "node", "pair", "pool", "reason", "role")
+    ``after``: the way to the same node when it is proven to have what a token stands for.
+    """
+
+    __slots__ = ("after", "count", "node", "pair", "pool", "reason", "role")
 
     def __init__(self, pool: Front[Any], role: Role, reason: Reason, observer: Observer) -> None:
         self.pool = pool
@@ -24,6 +27,7 @@ class Route:
         self.reason = reason
         self.pair = (role, reason)
         self.count: Callable[[], object] = observer.counter(pool.node, role, reason)
+        self.after: Route | None = None
 
 
 class Routes(dict[tuple[Front[Any], Role, Reason], Route]):

@@ -16,20 +16,21 @@ class PendingToken(Token):
 
     __slots__ = ("_settle", "_settled", "mark")
 
-    mark: Mark
+    # One is made for every write: those of the frozen class take three times as long.
+    __setattr__ = object.__setattr__
+    __delattr__ = object.__delattr__
 
     def __init__(self, mark: Mark, settle: Callable[[Mark], Token]) -> None:
-        object.__setattr__(self, "mark", mark)
-        object.__setattr__(self, "_settle", settle)
-        object.__setattr__(self, "_settled", None)
+        self.mark = mark
+        self._settle = settle
+        self._settled: Token | None = None
 
     @property
     def settled(self) -> Token:
         """The token with its position. Waits when it must; raises as the router's ``settle``."""
-        found: Token | None = self._settled  # type: ignore[attr-defined]
+        found = self._settled
         if found is None:
-            found = self._settle(self.mark)  # type: ignore[attr-defined]
-            object.__setattr__(self, "_settled", found)
+            found = self._settled = self._settle(self.mark)
         return found
 
     @property
