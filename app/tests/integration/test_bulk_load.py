@@ -168,16 +168,17 @@ def test_a_connection_given_keeps_its_transaction(connection: Connection) -> Non
     assert len(stored(connection)) == 100
 
 
-@pytest.mark.parametrize("at", [0, 7_776, 19_999])
+@pytest.mark.parametrize("by_leaf", [True, False])
+@pytest.mark.parametrize("at", [0, 7_776, 59_999])
 def test_a_failing_row_is_named_and_nothing_is_written(
-    router: Router, connection: Connection, at: int
+    router: Router, connection: Connection, at: int, by_leaf: bool
 ) -> None:
-    rows = people(20_000)
+    rows = people(60_000)
     rows[at] = (rows[at][0], "bad", 1)
     with pytest.raises(
         LoadFailed, match=rf"row {at + 1}, for bulk\.p.*; nothing was written"
     ) as it:
-        load(router, "bulk.people", COLUMNS, rows, block_rows=1_000)
+        load(router, "bulk.people", COLUMNS, rows, by_leaf=by_leaf, block_rows=1_000)
     (reject,) = it.value.report.rejects
     assert (reject.row, reject.sqlstate) == (at + 1, "23514")
     assert it.value.report.rows == 0
@@ -235,6 +236,21 @@ def test_a_key_of_the_wrong_type_stops_the_load(router: Router, connection: Conn
     rows[30] = (str(rows[30][0]), "text for a uuid", 1)
     with pytest.raises(LoadFailed, match=r"row 31, .* wants a UUID; nothing was written"):
         load(router, "bulk.people", COLUMNS, rows)
+    assert stored(connection) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("x", "seven"), ("x", 2**40), (object(), 1), ("half of a pair: \ud800", 1)],
+    ids=["a word for a number", "too large", "an object", "half of a pair"],
+)
+def test_a_value_that_is_refused_before_it_is_sent_is_named_in_any_block(
+    router: Router, connection: Connection, name: object, number: object
+) -> None:
+    rows: list[Any] = people(3_000)
+    rows[2_030] = (rows[2_030][0], name, number)
+    with pytest.raises(LoadFailed, match=r"row 2031, for bulk\.people.*; nothing was written"):
+        load(router, "bulk.people", COLUMNS, rows, by_leaf=False, block_rows=1_000)
     assert stored(connection) == []
 
 

@@ -1,9 +1,10 @@
-"""COPY of one block of rows, and which of its rows the server refuses."""
+"""COPY of blocks of rows, and which of their rows the server refuses."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -31,7 +32,7 @@ where a.attrelid = %s::regclass and a.attnum > 0 and not a.attisdropped
 """
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Target:
     """A table to COPY into; ``label`` is its name in reports, ``name`` in the server's words."""
 
@@ -74,34 +75,71 @@ def shape_of(connection: psycopg.Connection[Any], table: str, columns: Sequence[
     return Shape(tuple(columns), types if set(types) <= _BINARY else None)
 
 
-def copy(connection: psycopg.Connection[Any], shape: Shape, block: Block) -> None:
-    """Write a block. Raises BadRow when a row is at fault, and psycopg's errors when not."""
-    statement = sql.SQL("copy {}.{} ({}) from stdin{}").format(
-        sql.Identifier(block.target.schema),
-        sql.Identifier(block.target.name),
-        sql.SQL(", ").join(map(sql.Identifier, shape.columns)),
-        sql.SQL(" (format binary)" if shape.types else ""),
-    )
-    _guard(shape, block)
-    at = -1
-    try:
-        with connection.cursor() as cursor, cursor.copy(statement) as copying:
+class Stream:
+    """One COPY into ``target``, block after block; ``numbers`` are those of the rows so far.
+
+    Raises BadRow, whose place counts from the first row of all, when a row is at fault, and
+    psycopg's errors when not; the COPY has ended then. A row may be refused later than in
+    :meth:`write`, at the latest in :meth:`finish`.
+    """
+
+    def __init__(self, connection: psycopg.Connection[Any], shape: Shape, target: Target) -> None:
+        self.target = target
+        self.numbers: list[int] = []
+        self._shape = shape
+        statement = sql.SQL("copy {}.{} ({}) from stdin{}").format(
+            sql.Identifier(target.schema),
+            sql.Identifier(target.name),
+            sql.SQL(", ").join(map(sql.Identifier, shape.columns)),
+            sql.SQL(" (format binary)" if shape.types else ""),
+        )
+        with ExitStack() as opening:
+            cursor = opening.enter_context(connection.cursor())
+            copying = opening.enter_context(cursor.copy(statement))
             if shape.types:
                 copying.set_types(shape.types)
-            write_row = copying.write_row
-            for at, row in enumerate(block.rows):  # noqa: B007 - the failing row's place
-                write_row(row)
-            at = -1
-    except psycopg.Error as error:
-        if at >= 0 and error.sqlstate is None and isinstance(error, _OF_THE_CLIENT):
-            raise BadRow(at, error) from error
-        if not _speaks_of_a_row(error):
+            self._write_row = copying.write_row
+            self._open = opening.pop_all()
+
+    def write(self, block: Block) -> None:
+        """Send a block."""
+        before, at = len(self.numbers), -1
+        self.numbers += block.numbers
+        write_row = self._write_row
+        try:
+            with self._open as ending:
+                _guard(self._shape, block)
+                for at, row in enumerate(block.rows):  # noqa: B007 - the failing row's place
+                    write_row(row)
+                self._open = ending.pop_all()
+        except BadRow as bad:
+            raise BadRow(None if bad.at is None else before + bad.at, bad.cause) from bad.cause
+        except psycopg.Error as error:
+            if at >= 0 and error.sqlstate is None and isinstance(error, _OF_THE_CLIENT):
+                raise BadRow(before + at, error) from error
+            self._blame(error)
             raise
-        raise BadRow(_line(error, block), error) from error
-    except Exception as error:
-        if at < 0:
+        except Exception as error:
+            if at < 0:
+                raise
+            raise BadRow(before + at, error) from error
+
+    def finish(self) -> None:
+        """End the COPY: the server has every row, or refuses one."""
+        try:
+            self._open.close()
+        except psycopg.Error as error:
+            self._blame(error)
             raise
-        raise BadRow(at, error) from error
+
+    def _blame(self, error: psycopg.Error) -> None:
+        """BadRow when the server speaks of a row."""
+        if _speaks_of_a_row(error):
+            words = error.diag.context or ""
+            name = re.escape(self.target.name)
+            found = re.search(rf"^COPY {name}, line (\d+)", words, re.MULTILINE)
+            at = int(found[1]) - 1 if found else -1
+            raise BadRow(at if 0 <= at < len(self.numbers) else None, error) from error
 
 
 def copy_without_rejects(
@@ -121,24 +159,26 @@ def copy_without_rejects(
         some = pending.pop()
         try:
             with connection.transaction():
-                copy(connection, shape, some)
+                stream = Stream(connection, shape, some.target)
+                stream.write(some)
+                stream.finish()
             written += len(some.rows)
         except BadRow as bad:
             if len(some.rows) == 1:
-                reject(_reject(some, 0, bad))
+                reject(_reject(some.target, some.numbers[0], bad))
             else:
                 pending += reversed(_split(some, bad.at))
     return written
 
 
-def rejected(block: Block, bad: BadRow) -> Reject:
-    """What to say of the row that stopped a block."""
+def rejected(stream: Stream, bad: BadRow) -> Reject:
+    """What to say of the row that stopped a stream."""
+    numbers = stream.numbers
     at = bad.at if bad.at is not None else 0
-    found = _reject(block, at, bad)
-    if bad.at is None and len(block.rows) > 1:
-        last = block.numbers[-1]
+    found = _reject(stream.target, numbers[at], bad)
+    if bad.at is None and len(numbers) > 1:
         return Reject(
-            found.row, found.table, f"{found.reason} (or up to row {last})", found.sqlstate
+            found.row, found.table, f"{found.reason} (or up to row {numbers[-1]})", found.sqlstate
         )
     return found
 
@@ -158,13 +198,9 @@ def _guard(shape: Shape, block: Block) -> None:
                     raise BadRow(at, error) from error
 
 
-def _reject(block: Block, at: int, bad: BadRow) -> Reject:
-    return Reject(
-        block.numbers[at],
-        block.target.label,
-        one_line(bad.cause),
-        getattr(bad.cause, "sqlstate", None),
-    )
+def _reject(target: Target, number: int, bad: BadRow) -> Reject:
+    state = getattr(bad.cause, "sqlstate", None)
+    return Reject(number, target.label, one_line(bad.cause), state)
 
 
 def one_line(error: BaseException) -> str:
@@ -178,13 +214,6 @@ def _speaks_of_a_row(error: psycopg.Error) -> bool:
     """Wrong values and broken constraints, also those a trigger raises."""
     state = error.sqlstate or ""
     return state[:2] in ("22", "23", "44") or state == "P0001"
-
-
-def _line(error: psycopg.Error, block: Block) -> int | None:
-    words = error.diag.context or ""
-    found = re.search(rf"^COPY {re.escape(block.target.name)}, line (\d+)", words, re.MULTILINE)
-    at = int(found[1]) - 1 if found else -1
-    return at if 0 <= at < len(block.rows) else None
 
 
 def _split(block: Block, at: int | None) -> list[Block]:

@@ -15,7 +15,8 @@ from pgroute.partitions.copying import (
     BadRow,
     Block,
     Shape,
-    copy,
+    Stream,
+    Target,
     copy_without_rejects,
     rejected,
 )
@@ -24,6 +25,7 @@ from pgroute.partitions.reports import Outcome, Part, Reject
 Connect: TypeAlias = Callable[[], AbstractContextManager[psycopg.Connection[Any]]]
 
 _WAITING_BLOCKS = 2
+_COPY_ROWS = 50_000  # in one COPY: the server works on while the next block is made
 
 
 class Rejects:
@@ -76,6 +78,7 @@ class Lane:
         self.error: Exception | None = None
         self.written: dict[str, int] = {}
         self.node = ""
+        self._stream: Stream | None = None  # the COPY that is under way
         self._connect = connect
         self._shape = shape
         self._rejects = rejects
@@ -84,6 +87,7 @@ class Lane:
         self._copied = threading.Event()
         self._told = threading.Event()
         self._commit = False
+        self._ended = False
         self._thread = threading.Thread(target=self._work, name="pgroute-load", daemon=True)
         self._thread.start()
 
@@ -113,8 +117,9 @@ class Lane:
         try:
             with self._connect() as connection, _transaction_on(connection):
                 self.node = getattr(connection, "node", "")
-                while (block := self._blocks.get()) is not None:
+                while (block := self._next_block()) is not None:
                     self._copy(connection, block)
+                self._finish_stream()
                 self._copied.set()
                 self._told.wait()
                 if not self._commit:
@@ -124,17 +129,41 @@ class Lane:
         except Exception as error:  # noqa: BLE001 - handed to the caller's thread
             self._fail(error)
 
+    def _next_block(self) -> Block | None:
+        """The next block, None from when there will be no more."""
+        if not self._ended:
+            block = self._blocks.get()
+            self._ended = block is None
+            return block
+        return None
+
     def _copy(self, connection: psycopg.Connection[Any], block: Block) -> None:
+        count = len(block.rows)
         if self._rejects.tolerant:
             count = copy_without_rejects(connection, self._shape, block, self._rejects.add)
         else:
+            stream = self._stream_into(connection, block.target)
             try:
-                copy(connection, self._shape, block)
+                stream.write(block)
             except BadRow as bad:
-                self._rejects.add(rejected(block, bad))
-            count = len(block.rows)
+                self._rejects.add(rejected(stream, bad))
         label = block.target.label
         self.written[label] = self.written.get(label, 0) + count
+
+    def _stream_into(self, connection: psycopg.Connection[Any], target: Target) -> Stream:
+        stream = self._stream
+        if stream is None or stream.target != target or len(stream.numbers) >= _COPY_ROWS:
+            self._finish_stream()
+            stream = self._stream = Stream(connection, self._shape, target)
+        return stream
+
+    def _finish_stream(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            try:
+                stream.finish()
+            except BadRow as bad:
+                self._rejects.add(rejected(stream, bad))
 
     def _fail(self, error: Exception) -> None:
         self.error = error
@@ -145,5 +174,5 @@ class Lane:
         if not self._copied.is_set():
             # Whoever hands over blocks must not wait for ever; they are dropped.
             self._copied.set()
-            while self._blocks.get() is not None:
+            while self._next_block() is not None:
                 pass

@@ -96,8 +96,8 @@ def load(
     *Memory.* At most 8 * block_rows rows, or 200 per leaf if that is more, wait for their block
     to fill; each connection holds at most three blocks, and a block at most 1,000 rows too many.
 
-    ``progress`` hears, from the caller's thread, how many rows the server has taken so far; they
-    are not committed yet. ``timeout``: seconds for each transaction, with a Router. Raises
+    ``progress`` hears, from the caller's thread, how many rows were sent so far; they are not
+    committed yet. ``timeout``: seconds for each transaction, with a Router. Raises
     LoadFailed with a report, PartitionMismatch, what ``rows`` raises (nothing is written then),
     and psycopg's and the router's errors from before the first row.
     """
