@@ -2,12 +2,16 @@
 
     python -m benchmarks.soak [--minutes 10] [--output FOLDER]
 
-Nothing is kept of the load but counts, so that what grows is the router's or psycopg's.
+Nothing is kept of the load but counts, so that what grows is the router's or psycopg's. Before each
+look, what is free goes back to the system: else it is the allocator's holdings that are seen to
+grow, in steps of megabytes.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import threading
 import time
@@ -97,6 +101,8 @@ def soak(minutes: float, say: Callable[[str], None]) -> tuple[list[Sample], list
 
 
 def _sample(seconds: float, counted: Counter[str]) -> Sample:
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
     return Sample(
         seconds=round(seconds, 1),
         private_kib=private_kib(),
