@@ -86,5 +86,5 @@ class Mark(NamedTuple):
     epoch: int = 0
 
 
-# A mark of a tuple of its four values, at a third of the price of Mark(...).
+# A mark of a tuple of its four values, at half the price of Mark(...).
 new_mark: Callable[[tuple[str, float, int, int]], Mark] = partial(tuple.__new__, Mark)

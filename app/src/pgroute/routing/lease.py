@@ -51,8 +51,8 @@ class Front(Generic[Connection]):
         self.node = node
         self.on_return: Callable[[Connection], Any] | None = on_return
         self.closed = False
-        # Connections of this epoch are taken back without a thought; None: none are.
-        self._kept = 0 if on_return is None else None
+        # Whether something is to be done with every connection that comes back.
+        self._thorough = on_return is not None
         self.commit_seconds = float("inf")  # not measured yet
         self.read_only = read_only
         self.epoch = 0
@@ -121,13 +121,10 @@ class Front(Generic[Connection]):
     def outdate(self) -> None:
         """Use no connection again that was made until now. From any thread."""
         self.epoch += 1
-        if self._kept is not None:
-            self._kept = self.epoch
 
     def shut(self) -> None:
         """Take nothing back any more."""
-        self.closed = True
-        self._kept = None
+        self.closed = self._thorough = True
 
     def retire(self, now: float) -> None:
         """Let connections that are past their time, idle or in use, be handed out no more."""
@@ -155,8 +152,9 @@ class Front(Generic[Connection]):
     def keep(self, holder: Any, connection: Connection) -> bool:
         """Take a connection back at once; False when that needs thought, and nothing was done."""
         if (
-            connection.epoch != self._kept
+            self._thorough
             or connection.untidy
+            or connection.epoch != self.epoch
             or self.in_flight.pop(holder, None) is None
         ):
             return False
