@@ -166,13 +166,12 @@ class AsyncRouter(Base):
         reading = AsyncReading(self, limit)
         connection = await reading.__aenter__()
         try:
-            cursor = await connection.execute(sql, params)
-            rows = await cursor.fetchall()
+            result = await connection.ask(sql, params)
         except BaseException as error:  # noqa: BLE001 - learnt from, then raised
             statement = running.Statement(sql, params, PLAIN, True, idempotent, reading.until)
             return await self._run_again(statement, reading, error)
         await reading.__aexit__(None, None, None)
-        return Result(cursor, rows, connection.node)
+        return result
 
     async def transaction(
         self,
@@ -268,12 +267,12 @@ class AsyncRouter(Base):
             return await self.run(running.Statement(sql, params, PLAIN, False, idempotent, until))
         next(self.calls)
         try:
-            cursor, rows = await self.do_query(writing.connection, sql, params, None)
+            result: Result = await writing.connection.ask(sql, params)
         except BaseException as error:  # noqa: BLE001 - learnt from, then raised
             statement = running.Statement(sql, params, PLAIN, False, idempotent, writing.until)
             return await self._run_again(statement, writing, error)
         await writing.__aexit__(None, None, None)
-        return Result(cursor, rows, writing.route.node)
+        return result
 
     async def _hedged(self, statement: running.Statement) -> Result:
         """A read that may be asked twice at once."""
@@ -351,11 +350,9 @@ class AsyncRouter(Base):
 
     async def do_query(
         self, connection: AsyncNodeConnection, sql: Any, params: Any, prepare: bool | None
-    ) -> tuple[psycopg.AsyncCursor[Any], list[Any]]:
+    ) -> Result:
         await connection.commit_each(True)
-        cursor = await connection.execute(sql, params, prepare=prepare)
-        rows = await cursor.fetchall() if cursor.description is not None else []
-        return cursor, rows
+        return await connection.ask(sql, params, prepare)
 
     async def do_call(self, fn: Callable[[Any], Any], connection: AsyncNodeConnection) -> Any:
         return await fn(connection)
@@ -427,8 +424,9 @@ class AsyncRouter(Base):
         if node is None:
             return
         async with self.read(node=node) as connection:
+            cursor = connection.cursor(row_factory=tuple_row)
 
             async def run(sql: str) -> list[Any]:
-                return await (await connection.execute(sql)).fetchall()
+                return await (await cursor.execute(sql)).fetchall()
 
             await self.statements.refresh_async(run)

@@ -19,10 +19,12 @@ class Result:
     returned or changed. ``node``: the server that answered. Iterates over the rows.
     """
 
-    __slots__ = ("_cursor", "node", "rowcount", "rows")
+    __slots__ = ("_answer", "_connection", "node", "rowcount", "rows")
 
     def __init__(self, cursor: Any, rows: list[Any], node: str) -> None:
-        self._cursor = cursor
+        # Not the cursor itself: it runs the connection's next statement.
+        self._answer = cursor.pgresult
+        self._connection = cursor.connection
         self.rows = rows
         self.rowcount: int = cursor.rowcount
         self.node = node
@@ -30,7 +32,8 @@ class Result:
     @property
     def columns(self) -> tuple[str, ...]:
         """The names of the columns."""
-        return tuple(column.name for column in self._cursor.description or ())
+        answer, encoding = self._answer, self._connection.info.encoding
+        return tuple(answer.fname(at).decode(encoding) for at in range(answer.nfields))
 
     def one(self) -> Any:
         """The only row. NoSuchRow when there is none, or more than one."""
@@ -45,6 +48,14 @@ class Result:
     def scalar(self) -> Any:
         """The first value of the only row. NoSuchRow as :meth:`one`."""
         return self.one()[0]
+
+    def text(self) -> str | None:
+        """The first value of the first row as the server wrote it, None for NULL, whatever the
+        connection makes of rows. NoSuchRow when there is none."""
+        if not self._answer.ntuples:
+            raise NoSuchRow("no row where one was expected")
+        value = self._answer.get_value(0, 0)
+        return None if value is None else value.decode(self._connection.info.encoding)
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.rows)

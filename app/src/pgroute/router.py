@@ -180,13 +180,12 @@ class Router(Base):
         reading = Reading(self, limit)
         connection = reading.__enter__()
         try:
-            cursor = connection.execute(sql, params)
-            rows = cursor.fetchall()
+            result = connection.ask(sql, params)
         except BaseException as error:  # noqa: BLE001 - learnt from, then raised
             statement = running.Statement(sql, params, PLAIN, True, idempotent, reading.until)
             return self._run_again(statement, reading, error)
         reading.__exit__(None, None, None)
-        return Result(cursor, rows, connection.node)
+        return result
 
     def transaction(
         self,
@@ -263,12 +262,12 @@ class Router(Base):
             return self.run(running.Statement(sql, params, PLAIN, False, idempotent, until))
         next(self.calls)
         try:
-            cursor, rows = self.do_query(writing.connection, sql, params, None)
+            result: Result = writing.connection.ask(sql, params)
         except BaseException as error:  # noqa: BLE001 - learnt from, then raised
             statement = running.Statement(sql, params, PLAIN, False, idempotent, writing.until)
             return self._run_again(statement, writing, error)
         writing.__exit__(None, None, None)
-        return Result(cursor, rows, writing.route.node)
+        return result
 
     def _hedged(self, statement: running.Statement) -> Result:
         """A read that may be asked twice at once."""
@@ -333,11 +332,9 @@ class Router(Base):
 
     def do_query(
         self, connection: NodeConnection, sql: Any, params: Any, prepare: bool | None
-    ) -> tuple[psycopg.Cursor[Any], list[Any]]:
+    ) -> Result:
         connection.commit_each(True)
-        cursor = connection.execute(sql, params, prepare=prepare)
-        rows = cursor.fetchall() if cursor.description is not None else []
-        return cursor, rows
+        return connection.ask(sql, params, prepare)
 
     def do_call(self, fn: Callable[[Any], Any], connection: NodeConnection) -> Any:
         return fn(connection)
@@ -381,4 +378,5 @@ class Router(Base):
         node = self.fleet.primary or next(iter(self.fleet.replicas), None)
         if node is not None:
             with self.read(node=node) as connection:
-                self.statements.refresh(lambda sql: connection.execute(sql).fetchall())
+                cursor = connection.cursor(row_factory=tuple_row)
+                self.statements.refresh(lambda sql: cursor.execute(sql).fetchall())

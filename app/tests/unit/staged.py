@@ -62,6 +62,9 @@ class Connection:
     def status(self, status: int) -> None:
         self.pgconn.transaction_status = status
 
+    def forget_answer(self) -> None:
+        self.done.append("forget")
+
     def is_alive(self) -> bool:
         return True
 
@@ -91,7 +94,11 @@ class Connection:
         answer = self.answers.popleft() if self.answers else [(self.node,)]
         if isinstance(answer, BaseException):
             raise answer
-        return SimpleNamespace(fetchall=lambda: answer, description=[], rowcount=len(answer))
+        return SimpleNamespace(fetchall=lambda: answer, rowcount=len(answer))
+
+    def ask(self, sql: str, params: Any = None, prepare: bool | None = None) -> Any:
+        rows = self.execute(sql, params, prepare=prepare).fetchall()
+        return SimpleNamespace(rows=rows, node=self.node, text=lambda: rows[0][0])
 
 
 class Pool(Front[Any]):

@@ -134,8 +134,12 @@ def test_what_is_idle_for_long_is_put_away() -> None:
         connection = Connection("h")
         connection.used_at = used_at
         shelf.idle.append(connection)
-    assert [found.used_at for found in shelf.long_idle(100.0)] == [1.0, 50.0]
-    assert [found.used_at for found in shelf.all_idle()] == [99.5]
+    away = shelf.long_idle(100.0)
+    assert [(found.used_at, found.done) for found in away] == [
+        (1.0, ["forget"]),
+        (50.0, ["forget"]),
+    ]
+    assert [(found.used_at, found.done) for found in shelf.all_idle()] == [(99.5, [])]
 
 
 def test_no_connection_is_held_by_two_and_none_is_lost() -> None:

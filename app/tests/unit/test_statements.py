@@ -443,12 +443,6 @@ def test_the_async_front_reads_the_same_catalogue() -> None:
     assert not asyncio.run(found.refresh_async(server.run_async))
 
 
-def test_rows_may_be_dictionaries() -> None:
-    server, found = Server(), Statements()
-    found.refresh(lambda sql: [{"answer": server.run(sql)[0][0]}])  # type: ignore[list-item]
-    assert found.route("select now()") is Route.REPLICA
-
-
 def test_a_refused_write_is_remembered_over_changes() -> None:
     server, found = Server(), Statements()
     found.refresh(server.run)

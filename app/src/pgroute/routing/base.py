@@ -196,7 +196,7 @@ class Base(ABC):
 
     @abstractmethod
     def do_query(self, connection: Any, sql: Any, params: Any, prepare: bool | None) -> Any:
-        """Run one statement that commits by itself; (cursor, its rows)."""
+        """Run one statement that commits by itself; its Result."""
 
     @abstractmethod
     def do_warm(self, pool: Any, limit: float) -> Any:

@@ -6,7 +6,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sized
 from contextlib import suppress
 from typing import Any, Protocol, Self
 
@@ -15,7 +15,10 @@ from psycopg import IsolationLevel, pq
 
 from pgroute.core.topology import Role
 from pgroute.observing.observer import Reason
+from pgroute.results import Result
 from pgroute.routing.commit import SLOW_SECONDS, Commit
+
+_FEW_ROWS = 10
 
 
 class Owner(Protocol):
@@ -47,6 +50,7 @@ class _Leased:
     prepare_threshold: int | None
     owner: Owner
     _commit_prepared: bool = False
+    _spare: Any = None  # a cursor that nobody holds
     untidy: bool = False  # begin_as has changed it for a while
     pgconn: pq.abc.PGconn
     _incoming: select.poll | None = None
@@ -81,6 +85,18 @@ class _Leased:
     def in_transaction(self) -> bool:
         """Whether a transaction is open, failed ones included."""
         return self.pgconn.transaction_status != pq.TransactionStatus.IDLE
+
+    def _keep_cursor(self, cursor: Any, rows: Sized) -> None:
+        """Use a cursor for the next statement: a new one costs a seventh of a short one's time.
+
+        Not if it would keep a large answer in memory until then.
+        """
+        if len(rows) <= _FEW_ROWS:
+            self._spare = cursor
+
+    def forget_answer(self) -> None:
+        """Free what the last statement's cursor holds."""
+        self._spare = None
 
     def _committing(self, commit: Commit) -> Generator[Any, Any, float]:
         """Steps of a COMMIT; when they began."""
@@ -130,6 +146,15 @@ class NodeConnection(_Leased, psycopg.Connection[Any]):
         connection._belongs_to(owner, epoch)
         return connection
 
+    def ask(self, sql: Any, params: Any = None, prepare: bool | None = None) -> Result:
+        """Run one statement, to its last row."""
+        cursor, self._spare = self._spare or self.cursor(), None
+        cursor.execute(sql, params, prepare=prepare)
+        rows = [] if cursor.rownumber is None else cursor.fetchall()
+        result = Result(cursor, rows, self.node)
+        self._keep_cursor(cursor, rows)
+        return result
+
     def begin_as(self, isolation: IsolationLevel | None, *, explicit: bool) -> None:
         """Let the next statement begin a transaction at this isolation level."""
         if isolation is not None:
@@ -173,6 +198,15 @@ class AsyncNodeConnection(_Leased, psycopg.AsyncConnection[Any]):
             connection.server_cursor_factory = server_cursors
         connection._belongs_to(owner, epoch)
         return connection
+
+    async def ask(self, sql: Any, params: Any = None, prepare: bool | None = None) -> Result:
+        """Run one statement, to its last row."""
+        cursor, self._spare = self._spare or self.cursor(), None
+        await cursor.execute(sql, params, prepare=prepare)
+        rows = [] if cursor.rownumber is None else await cursor.fetchall()
+        result = Result(cursor, rows, self.node)
+        self._keep_cursor(cursor, rows)
+        return result
 
     async def begin_as(self, isolation: IsolationLevel | None, *, explicit: bool) -> None:
         """Let the next statement begin a transaction at this isolation level."""

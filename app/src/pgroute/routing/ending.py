@@ -181,11 +181,11 @@ def _ask(router: Base, node: str, number: int, until: float) -> Steps[Any]:
     route = router.route(node, True, Role.PRIMARY, Reason.RETRY)
     connection = yield from take(router, holder, route, until)
     try:
-        _, rows = yield router.do_query(connection, ASK_FATE, (str(number),), True)
+        answer = yield router.do_query(connection, ASK_FATE, (str(number),), True)
     except BaseException as error:  # noqa: BLE001 - learnt from, then raised
         lost = connection.pgconn.transaction_status == _LOST
         cut = yield from let_go(router, holder)
         told = explain(router, holder, error, cut=cut, lost=lost)
         raise told from (None if told is error else error)
     yield from let_go(router, holder)
-    return rows[0][0]
+    return answer.text()

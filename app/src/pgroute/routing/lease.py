@@ -194,9 +194,11 @@ class Front(Generic[Connection]):
         found = []
         while self.idle and self.idle[0].used_at < now - _IDLE_SECONDS:
             try:
-                found.append(self.idle.popleft())
+                connection = self.idle.popleft()
             except IndexError:
                 break
+            connection.forget_answer()
+            found.append(connection)
         return found
 
     def all_idle(self) -> list[Connection]:

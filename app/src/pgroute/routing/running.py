@@ -160,7 +160,7 @@ def attempt(
         )
     try:
         leased()
-        cursor, rows = yield router.do_query(connection, statement.sql, statement.params, prepare)
+        result = yield router.do_query(connection, statement.sql, statement.params, prepare)
     except BaseException as error:
         over()
         lost = is_lost(connection)
@@ -169,7 +169,7 @@ def attempt(
     over()
     yield from end(router, holder, None)
     note(router, holder)
-    return Result(cursor, rows, holder.route.node)
+    return result  # type: ignore[no-any-return]
 
 
 def _once(

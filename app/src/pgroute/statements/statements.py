@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -160,6 +160,5 @@ def _keep(table: dict[str, _T], sql: str, value: _T, capacity: int) -> None:
 
 
 def _text(rows: Sequence[Sequence[object]]) -> str:
-    """The only value; the row may be a dictionary, if the user has asked for such rows."""
-    row = rows[0]
-    return str(next(iter(row.values())) if isinstance(row, Mapping) else row[0])
+    """The only value."""
+    return str(rows[0][0])

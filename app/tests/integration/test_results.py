@@ -1,0 +1,113 @@
+"""What ``router.execute`` gives back, from both routers: results must not know of each other,
+though statements share a cursor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import rows
+
+from pgroute import NoSuchRow, new_key
+from tests.servers import Servers, eventually, whole
+
+from .fronts import FRONTS, opened
+
+pytestmark = pytest.mark.integration
+
+ON_THE_PRIMARY = "select * from generate_series(1, %s) where pg_current_xact_id() is not null"
+
+
+def hook(front: str, act: Callable[[Any], None]) -> Callable[[Any], Any]:
+    """``act`` as that front's hook."""
+
+    async def later(connection: Any) -> None:
+        act(connection)
+
+    return act if front == "threads" else later
+
+
+@pytest.fixture(params=FRONTS)
+def router(request: pytest.FixtureRequest, servers: Servers) -> Iterator[Any]:
+    with opened(request.param, servers.settings(pool_max_size=1)) as found:
+        eventually(lambda: whole(found), what="a primary and two healthy replicas")
+        yield found
+
+
+def test_a_result_stays_what_it_was_when_the_next_statement_has_run(router: Any) -> None:
+    node = router.execute("select 1").node
+    asked = [
+        router.execute(f"select {n} as a{n}, 'é' as \"é{n}\" from generate_series(1, {n})")
+        for n in range(1, 15)
+    ]
+    assert node in {result.node for result in asked}
+    for n, result in enumerate(asked, 1):
+        assert result.rows == [(n, "é")] * n == list(result)
+        assert result.columns == (f"a{n}", f"é{n}")
+        assert result.rowcount == len(result) == n
+
+
+def test_a_write_tells_how_many_rows_and_no_columns(router: Any) -> None:
+    keys = [new_key() for _ in range(20)]
+    insert = "insert into tbl_users select unnest(%s::uuid[]), 'first'"
+    result = router.execute(insert, (keys,))
+    assert (result.rows, result.columns, result.rowcount, result.node) == ([], (), 20, "pg1")
+    update = "update tbl_users set first_name = 'now' where id = any(%s) returning first_name as x"
+    returned = router.execute(update, (keys[:2],))
+    assert (returned.rows, returned.columns) == ([("now",), ("now",)], ("x",))
+    assert router.execute("delete from tbl_users where id = any(%s)", (keys,)).rowcount == 20
+    assert (result.rowcount, returned.rowcount) == (20, 2)
+    with pytest.raises(NoSuchRow):
+        result.one()
+    with pytest.raises(NoSuchRow):
+        result.text()
+
+
+def test_a_result_without_columns_has_rows(router: Any) -> None:
+    result = router.execute("select from generate_series(1, 3)")
+    assert (result.rows, result.columns, result.rowcount) == ([(), (), ()], (), 3)
+
+
+def test_the_next_statement_runs_after_one_that_failed(router: Any) -> None:
+    for _ in range(3):
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            router.execute("select 1 / %s", (0,))
+        assert router.execute("select 1 / %s", (1,)).scalar() == 1
+
+
+def test_a_text_means_the_same_with_other_types(router: Any) -> None:
+    for value in (1, "a", None, 2.5, True, "b", 70_000, 2**40, None, 1):
+        result = router.execute("select to_jsonb(%s::text), %s as it", (value, value))
+        assert result.one()[1] == value
+
+
+def test_a_cursor_is_used_again_unless_it_holds_a_large_answer(router: Any) -> None:
+    def ask(n: int) -> Any:
+        router.execute(ON_THE_PRIMARY, (n,))
+        (connection,) = router.pools_by_key["pg1", False].idle
+        return connection._spare
+
+    once = ask(1)
+    assert once is not None
+    assert ask(10) is once
+    assert ask(11) is None
+    assert ask(1) not in (None, once)
+
+
+@pytest.mark.parametrize("front", FRONTS)
+@pytest.mark.parametrize(
+    ("made", "expected"), [(rows.dict_row, [{"x": "y"}]), (rows.scalar_row, ["y"])]
+)
+def test_rows_are_made_as_the_hook_says_and_the_router_reads_its_own(
+    servers: Servers, front: str, made: Any, expected: list[Any]
+) -> None:
+    def connected(connection: Any) -> None:
+        connection.row_factory = made
+
+    with opened(front, servers.settings(), after_connect=hook(front, connected)) as router:
+        eventually(lambda: router.statements.catalog is not None, what="the catalogue")
+        result = router.execute("select 'y' as x")
+        assert (result.rows, result.columns, result.text()) == (expected, ("x",), "y")
+        assert result.node != "pg1"
