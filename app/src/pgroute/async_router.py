@@ -15,14 +15,19 @@ from psycopg.rows import tuple_row
 from psycopg_pool import PoolClosed, PoolTimeout
 
 from pgroute.core.contracts import Contract, MaxLag
-from pgroute.core.lsn import Mark, Token
+from pgroute.core.lsn import POSITIONS, Mark, Token
 from pgroute.core.topology import Topology
 from pgroute.errors import PgrouteError, RouterClosed, TokenNotReached
 from pgroute.explain import Explanation, explain_async
 from pgroute.observing.timing import timed_async_cursors
 from pgroute.results import Result
 from pgroute.routing import running
-from pgroute.routing.async_contexts import AsyncReading, AsyncWriting
+from pgroute.routing.async_contexts import (
+    AsyncPlannedReading,
+    AsyncReading,
+    AsyncReadingAfter,
+    AsyncWriting,
+)
 from pgroute.routing.async_pool import AsyncNodePool
 from pgroute.routing.base import PLAIN, Base, Holder, Steps
 from pgroute.routing.commit import Commit
@@ -105,22 +110,19 @@ class AsyncRouter(Base):
         timeout: float | None = None,
         wait: bool = False,
         token_timeout: float | None = None,
-    ) -> AsyncReading:
+    ) -> AsyncReading | AsyncPlannedReading:
         """A read-only connection (autocommit) to a replica that meets the contract.
 
         The arguments and errors are those of :meth:`pgroute.Router.read`.
         """
         limit = self.limit if timeout is None else timeout
-        if (
-            contract == "eventual"
-            and max_lag is None
-            and after is None
-            and node is None
-            and otherwise == "primary"
-        ):
-            return AsyncReading(self, limit)
+        if contract == "eventual" and max_lag is None and node is None and otherwise == "primary":
+            if after is None:
+                return AsyncReading(self, limit)
+            if isinstance(after, POSITIONS) and not wait and token_timeout is None:
+                return AsyncReadingAfter(self, limit, after)
         plan = self.plan(contract, max_lag, after, otherwise, node, wait, token_timeout)
-        return AsyncReading(self, limit, plan)
+        return AsyncPlannedReading(self, limit, plan)
 
     def write(self, *, timeout: float | None = None) -> AsyncWriting:
         """A connection to the primary, in a transaction that commits at the end of the block.
@@ -149,26 +151,32 @@ class AsyncRouter(Base):
         """
         limit = self.limit if timeout is None else timeout
         reads = self.lane(sql) is Lane.REPLICA
-        if not (
-            contract == "eventual" and max_lag is None and after is None and otherwise == "primary"
-        ):
+        simple = contract == "eventual" and max_lag is None and otherwise == "primary"
+        if after is not None and simple:
+            known = isinstance(after, POSITIONS)
+            simple = reads and known and not wait and token_timeout is None
+        if not simple:
             plan = self.plan(contract, max_lag, after, otherwise, None, wait, token_timeout)
             until = self.clock() + limit
             return await self.run(running.Statement(sql, params, plan, reads, idempotent, until))
         if not reads:
             return await self._change(sql, params, idempotent, limit)
-        if self._pace is not None:
+        if after is None and self._pace is not None:
             until = self.clock() + limit
             return await self._hedged(
                 running.Statement(sql, params, PLAIN, True, idempotent, until)
             )
         next(self.calls)
-        reading = AsyncReading(self, limit)
+        if after is None:
+            reading = AsyncReading(self, limit)
+        else:
+            reading = AsyncReadingAfter(self, limit, after)
         connection = await reading.__aenter__()
         try:
             result = await connection.ask(sql, params)
         except BaseException as error:  # noqa: BLE001 - learnt from, then raised
-            statement = running.Statement(sql, params, PLAIN, True, idempotent, reading.until)
+            plan = self.plan_after(after)
+            statement = running.Statement(sql, params, plan, True, idempotent, reading.until)
             return await self._run_again(statement, reading, error)
         await reading.__aexit__(None, None, None)
         return result

@@ -15,7 +15,7 @@ from psycopg.rows import tuple_row
 from psycopg_pool import PoolClosed, PoolTimeout
 
 from pgroute.core.contracts import Contract, MaxLag
-from pgroute.core.lsn import Mark, Token
+from pgroute.core.lsn import POSITIONS, Mark, Token
 from pgroute.core.topology import Topology
 from pgroute.errors import RouterClosed
 from pgroute.explain import Explanation, explain
@@ -35,7 +35,6 @@ from pgroute.statements import Route as Lane
 __all__ = ["PoolReport", "Router"]
 
 T = TypeVar("T")
-_POSITIONS = (Token, Mark)
 
 _MOST_HEDGED = 64  # attempts at once
 
@@ -128,7 +127,7 @@ class Router(Base):
         if contract == "eventual" and max_lag is None and node is None and otherwise == "primary":
             if after is None:
                 return Reading(self, limit)
-            if isinstance(after, _POSITIONS) and not wait and token_timeout is None:
+            if isinstance(after, POSITIONS) and not wait and token_timeout is None:
                 return ReadingAfter(self, limit, after)
         plan = self.plan(contract, max_lag, after, otherwise, node, wait, token_timeout)
         return PlannedReading(self, limit, plan)
@@ -165,24 +164,27 @@ class Router(Base):
         """
         limit = self.limit if timeout is None else timeout
         reads = self.lane(sql) is Lane.REPLICA
-        if not (
-            contract == "eventual" and max_lag is None and after is None and otherwise == "primary"
-        ):
+        simple = contract == "eventual" and max_lag is None and otherwise == "primary"
+        if after is not None and simple:
+            known = isinstance(after, POSITIONS)
+            simple = reads and known and not wait and token_timeout is None
+        if not simple:
             plan = self.plan(contract, max_lag, after, otherwise, None, wait, token_timeout)
             until = self.clock() + limit
             return self.run(running.Statement(sql, params, plan, reads, idempotent, until))
         if not reads:
             return self._change(sql, params, idempotent, limit)
-        if self._pace is not None:
+        if after is None and self._pace is not None:
             until = self.clock() + limit
             return self._hedged(running.Statement(sql, params, PLAIN, True, idempotent, until))
         next(self.calls)
-        reading = Reading(self, limit)
+        reading = Reading(self, limit) if after is None else ReadingAfter(self, limit, after)
         connection = reading.__enter__()
         try:
             result = connection.ask(sql, params)
         except BaseException as error:  # noqa: BLE001 - learnt from, then raised
-            statement = running.Statement(sql, params, PLAIN, True, idempotent, reading.until)
+            plan = self.plan_after(after)
+            statement = running.Statement(sql, params, plan, True, idempotent, reading.until)
             return self._run_again(statement, reading, error)
         reading.__exit__(None, None, None)
         return result

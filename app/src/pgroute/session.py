@@ -12,7 +12,7 @@ from pgroute.core.lsn import Mark, Token
 from pgroute.core.trail import Trail
 from pgroute.results import Result
 from pgroute.routing import running
-from pgroute.routing.async_contexts import AsyncReading, AsyncWriting
+from pgroute.routing.async_contexts import AsyncPlannedReading, AsyncWriting
 from pgroute.routing.base import Base, Plan, Steps
 from pgroute.routing.connections import AsyncNodeConnection, NodeConnection
 from pgroute.routing.contexts import PlannedReading, Writing
@@ -179,10 +179,10 @@ class AsyncSession(_Session):
         *,
         timeout: float | None = None,
         **options: Any,
-    ) -> AsyncReading:
+    ) -> AsyncPlannedReading:
         """As :meth:`AsyncRouter.read`, and never behind what the session has written or seen."""
         plan = self._plan(contract, **options)
-        return AsyncReading(self._router, self._limit(timeout), plan)
+        return AsyncPlannedReading(self._router, self._limit(timeout), plan)
 
     def write(self, *, timeout: float | None = None) -> AsyncWriting:
         """As :meth:`AsyncRouter.write`; the session's later reads see it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -64,6 +65,23 @@ def found(connection: Any, key: Any) -> bool:
     return bool(connection.execute(COUNT, (key,)).fetchone()[0])
 
 
+def reads_are_known(router: Any) -> None:
+    eventually(lambda: router.execute(COUNT, (new_key(),)).node != "pg1", what="reads are known")
+
+
+def nodes_of(read: Any, *arguments: Any, **options: Any) -> set[str]:
+    """Where four reads go."""
+    nodes = set()
+    for _ in range(4):
+        found = read(*arguments, **options)
+        if hasattr(found, "__enter__"):
+            with found as connection:
+                nodes.add(connection.node)
+        else:
+            nodes.add(found.node)
+    return nodes
+
+
 def test_a_read_after_a_token_is_never_stale(router: Any) -> None:
     stale = elsewhere = 0
     for turn in range(1500):
@@ -87,20 +105,33 @@ def test_a_token_travels_as_text(router: Any) -> None:
 
 
 def test_a_statement_may_follow_a_token_too(router: Any) -> None:
-    eventually(lambda: router.execute(COUNT, (new_key(),)).node != "pg1", what="reads are known")
-    for _ in range(200):
+    reads_are_known(router)
+    nodes = Counter[str]()
+    for turn in range(600):
         key = write(router)
-        result = router.execute(COUNT, (key,), after=router.token(), otherwise="wait")
+        token = router.token()
+        if turn % 3 == 0:
+            time.sleep(0.02)  # as between two requests of one user
+        otherwise = "wait" if turn % 3 == 1 else "primary"
+        result = router.execute(COUNT, (key,), after=token, otherwise=otherwise)
         assert result.scalar() == 1
+        nodes[result.node] += 1
+    assert nodes["pg2"] + nodes["pg3"] > 50
 
 
 def test_nobody_who_lags_serves_a_token(servers: Servers, router: Any) -> None:
+    early = router.settle(router.token())
+    reads_are_known(router)
+    assert nodes_of(router.read) == {"pg2", "pg3"}  # both have idle connections
     with paused(servers, "pg2", "pg3"):
+        assert nodes_of(router.read, after=early) == {"pg2", "pg3"}
         key = write(router)
         token = router.settle(router.token())
         with router.read(after=token, wait=True, token_timeout=0.2) as connection:
             assert connection.node == "pg1"
             assert found(connection, key)
+        assert nodes_of(router.read, after=token) == {"pg1"}
+        assert nodes_of(router.execute, COUNT, (key,), after=token) == {"pg1"}
         with (
             pytest.raises(ContractNotMet),
             router.read(after=token, otherwise="raise", token_timeout=0.2),

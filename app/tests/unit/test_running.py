@@ -9,13 +9,23 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from pgroute import CommitUnknown, DeadlineExceeded, Reason, UnknownContract
+from pgroute import CommitUnknown, DeadlineExceeded, Reason, Token, UnknownContract
 from pgroute.core.topology import Answer, Silence
 from pgroute.observing.observer import Doubt
 from pgroute.routing.commit import Commit
 from pgroute.statements import Route as Lane
 
-from .staged import ACTIVE, ALL_WELL, FAILED, IN_TRANSACTION, LOST, PRIMARY, Connection, Staged
+from .staged import (
+    ACTIVE,
+    ALL_WELL,
+    FAILED,
+    IN_TRANSACTION,
+    LOST,
+    PRIMARY,
+    REPLICA_2,
+    Connection,
+    Staged,
+)
 
 READ = "select 1"
 WRITE = "insert"
@@ -116,6 +126,16 @@ def test_a_read_whose_connection_was_lost_goes_on_elsewhere() -> None:
     assert router.execute(READ).node == "pg1"
     assert {node for node, _ in router.noted.retries} == {"pg2", "pg3"}
     assert {action for _, action in router.noted.retries} == {"next_node"}
+
+
+def test_a_read_that_goes_on_elsewhere_keeps_to_its_token() -> None:
+    behind = Answer("pg3", True, 1, 7, 999, True)
+    for _ in range(2):  # whosever turn it is
+        router = Router((PRIMARY, REPLICA_2, behind))
+        fail(router, lost)
+        assert router.execute(READ, after=Token(7, 1, 1000)).node == "pg1"
+        assert {node for node, _ in router.noted.retries} == {"pg2"}
+        assert Reason.TOKEN_NOT_REACHED in {reason for _, _, reason in router.noted.routes}
 
 
 def test_a_recovery_conflict_goes_on_elsewhere() -> None:

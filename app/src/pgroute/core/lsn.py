@@ -86,5 +86,7 @@ class Mark(NamedTuple):
     epoch: int = 0
 
 
+POSITIONS = (Token, Mark)
+
 # A mark of a tuple of its four values, at half the price of Mark(...).
 new_mark: Callable[[tuple[str, float, int, int]], Mark] = partial(tuple.__new__, Mark)

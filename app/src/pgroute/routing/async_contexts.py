@@ -2,55 +2,80 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from pgroute.core.lsn import Mark, Token
 from pgroute.observing.observer import Reason
 from pgroute.routing.base import Holder
 from pgroute.routing.connections import AsyncNodeConnection
 from pgroute.routing.ending import end
-from pgroute.routing.lease import FRESH_SECONDS
 from pgroute.routing.leasing import give_back, lease_primary, lease_read
 from pgroute.routing.routes import NoRoute, Route
 from pgroute.routing.running import note
 
 
 class AsyncReading(Holder):
-    """``async with router.read()``: without a plan any healthy replica, without thinking."""
+    """``async with router.read()``: any healthy replica, without thinking when there is one."""
 
     __slots__ = ()
 
     async def __aenter__(self) -> AsyncNodeConnection:
         router = self.router
-        if self.plan is not None:
-            return await router.drive(lease_read(router, self))  # type: ignore[no-any-return]
         try:
-            route = router.next_read()
-            pool = route.pool
-            connection = pool.idle.pop()
+            return router.take_read(self, router.next_read())  # type: ignore[no-any-return]
         except (IndexError, NoRoute):
-            return await router.drive(lease_read(router, self))  # type: ignore[no-any-return]
-        now = router.clock()
-        if now - connection.used_at > FRESH_SECONDS and not pool.fit(connection, now):
-            await pool.discard(connection)
-            return await router.drive(lease_read(router, self))  # type: ignore[no-any-return]
-        self.pool = pool
-        self.route = route
-        self.connection = connection
-        connection.route = route.pair
-        connection.used_at = now
-        pool.in_flight[self] = self.until = now + self.limit
-        route.count()
-        return connection  # type: ignore[no-any-return]
+            return await self._enter_slowly()
+
+    async def _enter_slowly(self) -> AsyncNodeConnection:
+        return await self.router.drive(lease_read(self.router, self))  # type: ignore[no-any-return]
 
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
         pool, connection = self.pool, self.connection
         if (
             error is None
-            and self.plan is None
             and not connection.pgconn.transaction_status
             and pool.keep(self, connection)
         ):
             return
-        if self.plan is not None:
-            note(self.router, self)
+        await self.router.sheltered(end(self.router, self, error))
+
+
+class AsyncReadingAfter(AsyncReading):
+    """``async with router.read(after=...)``: the replica whose turn it is when it surely has all
+    that the token stands for; else whatever :func:`lease_read` finds."""
+
+    __slots__ = ("after",)
+
+    def __init__(self, router: Any, limit: float, after: Token | Mark) -> None:
+        super().__init__(router, limit)
+        self.after = after
+
+    async def __aenter__(self) -> AsyncNodeConnection:
+        router = self.router
+        router.fleet.want()
+        try:
+            route = router.proven(self.after)
+            if route is not None:
+                return router.take_read(self, route)  # type: ignore[no-any-return]
+        except (IndexError, NoRoute):
+            pass
+        return await self._enter_slowly()
+
+    async def _enter_slowly(self) -> AsyncNodeConnection:
+        self.plan = self.router.plan_after(self.after)
+        return await super()._enter_slowly()
+
+
+class AsyncPlannedReading(Holder):
+    """``async with router.read(...)``: whatever meets the contract."""
+
+    __slots__ = ()
+
+    async def __aenter__(self) -> AsyncNodeConnection:
+        return await self.router.drive(lease_read(self.router, self))  # type: ignore[no-any-return]
+
+    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
+        note(self.router, self)  # also of a block that failed: it may have seen something
         await self.router.sheltered(end(self.router, self, error))
 
 

@@ -36,8 +36,8 @@ from pgroute.observing.observer import Fault, Observer, Reason
 from pgroute.observing.timing import Stopwatch
 from pgroute.routing.commit import Commit
 from pgroute.routing.fleet import Fleet
-from pgroute.routing.lease import Front
-from pgroute.routing.routes import PoolStats, Route, Routes, picker
+from pgroute.routing.lease import FRESH_SECONDS, Front
+from pgroute.routing.routes import NoRoute, PoolStats, Route, Routes, picker
 from pgroute.routing.tokens import PendingToken, unsettled
 from pgroute.statements import Route as Lane
 from pgroute.statements import Statements
@@ -374,6 +374,43 @@ class Base(ABC):
         connection.used_at = now
         route.pool.in_flight[holder] = holder.until = until
         route.count()
+
+    def take_read(self, holder: Holder, route: Route) -> Any:
+        """An idle connection of the route's pool, without a look at anything else; IndexError or
+        NoRoute without a good one."""
+        pool: Any = route.pool
+        connection = pool.idle.pop()
+        now = self.clock()
+        if now - connection.used_at > FRESH_SECONDS and not pool.fit(connection, now):
+            pool.idle.append(connection)  # for whoever looks thoroughly
+            raise NoRoute
+        holder.pool = pool
+        holder.route = route
+        holder.connection = connection
+        connection.route = route.pair
+        connection.used_at = now
+        pool.in_flight[holder] = holder.until = now + holder.limit
+        route.count()
+        return connection
+
+    def proven(self, after: Token | Mark) -> Route | None:
+        """The route to the replica whose turn it is, None when it may not have all that ``after``
+        stands for."""
+        ledger, route = self.fleet.ledger, self.next_read()
+        position = unsettled(after)
+        try:
+            token = ledger.settle(position) if isinstance(position, Mark) else position
+            if token is None or not ledger.holds(route.node, token):
+                return None
+        except TokenError:
+            return None  # found again, and told, by whoever looks for another server
+        return route.after
+
+    def plan_after(self, after: Token | Mark | None) -> Plan:
+        """The plan of a read after ``after``, which may spill to the primary."""
+        if after is None:
+            return PLAIN
+        return self.plan("eventual", None, after, "primary", None, False, None)
 
     def take_at_once(self, holder: Holder, route: Route | None, *, autocommit: bool) -> bool:
         """Whether ``holder`` has got an idle connection to the primary; else look for one."""

@@ -6,19 +6,15 @@ from typing import Any
 
 from psycopg import pq
 
-from pgroute.core.ledger import Ledger
 from pgroute.core.lsn import Mark, Token
-from pgroute.errors import TokenError
 from pgroute.observing.observer import Reason
 from pgroute.routing.base import Holder
 from pgroute.routing.commit import Commit
 from pgroute.routing.connections import NodeConnection
 from pgroute.routing.ending import end, ending_failed, let_go
-from pgroute.routing.lease import FRESH_SECONDS
 from pgroute.routing.leasing import give_back, lease_primary, lease_read
 from pgroute.routing.routes import NoRoute, Route
 from pgroute.routing.running import note
-from pgroute.routing.tokens import unsettled
 
 _WELL = (pq.TransactionStatus.IDLE, pq.TransactionStatus.INTRANS)
 
@@ -29,27 +25,11 @@ class Reading(Holder):
     __slots__ = ()
 
     def __enter__(self) -> NodeConnection:
+        router = self.router
         try:
-            return self._take(self.router.next_read())
+            return router.take_read(self, router.next_read())  # type: ignore[no-any-return]
         except (IndexError, NoRoute):
             return self._enter_slowly()
-
-    def _take(self, route: Route) -> NodeConnection:
-        """An idle connection of the route's pool; IndexError or NoRoute without a good one."""
-        pool: Any = route.pool
-        connection = pool.idle.pop()
-        now = self.router.clock()
-        if now - connection.used_at > FRESH_SECONDS and not pool.fit(connection, now):
-            pool.discard(connection)
-            raise NoRoute
-        self.pool = pool
-        self.route = route
-        self.connection = connection
-        connection.route = route.pair
-        connection.used_at = now
-        pool.in_flight[self] = self.until = now + self.limit
-        route.count()
-        return connection  # type: ignore[no-any-return]
 
     def _enter_slowly(self) -> NodeConnection:
         return self.router.drive(lease_read(self.router, self))  # type: ignore[no-any-return]
@@ -76,34 +56,18 @@ class ReadingAfter(Reading):
         self.after = after
 
     def __enter__(self) -> NodeConnection:
-        self.router.fleet.want()
+        router = self.router
+        router.fleet.want()
         try:
-            route = self._proven()
+            route = router.proven(self.after)
             if route is not None:
-                return self._take(route)
+                return router.take_read(self, route)  # type: ignore[no-any-return]
         except (IndexError, NoRoute):
             pass
         return self._enter_slowly()
 
-    def _proven(self) -> Route | None:
-        """The route to the replica whose turn it is, None when it may not have all."""
-        router = self.router
-        ledger, route = router.fleet.ledger, router.next_read()
-        try:
-            token = self._known(ledger)
-            if token is None or not ledger.holds(route.node, token):
-                return None
-        except TokenError:
-            return None  # found again, and told, by whoever looks for another server
-        return route.after  # type: ignore[no-any-return]
-
-    def _known(self, ledger: Ledger) -> Token | None:
-        """The token, None when its position is not known yet."""
-        after = unsettled(self.after)
-        return ledger.settle(after) if isinstance(after, Mark) else after
-
     def _enter_slowly(self) -> NodeConnection:
-        self.plan = self.router.plan("eventual", None, self.after, "primary", None, False, None)
+        self.plan = self.router.plan_after(self.after)
         return super()._enter_slowly()
 
 
