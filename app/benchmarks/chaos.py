@@ -1,6 +1,6 @@
 """Every fault in turn, pgroute and hasql under the same load on the same servers at once.
 
-python -m benchmarks.chaos [--seconds 5] [--clients pgroute,hasql] [--output FOLDER]
+python -m benchmarks.chaos [--seconds 5 | --promotions 6] [--clients pgroute,hasql] [--output FOLDER]
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from uuid import UUID
 from pydantic import TypeAdapter
 
 from benchmarks.child import APP, environment
-from benchmarks.faults import Faults, Shell, Step, play, scenario
+from benchmarks.faults import Faults, Shell, Step, play, promotions, scenario
 from benchmarks.fleet import breakable, reached_directly
 from benchmarks.machine import describe_machine
 from pgroute import Settings, new_key
@@ -148,11 +148,14 @@ def main() -> None:
     parser.add_argument(
         "--clients", default=",".join(CLIENTS), help="of pgroute, pgroute-async, hasql"
     )
+    parser.add_argument("--promotions", type=int, help="so many of them, and no other fault")
     parser.add_argument("--output", type=Path, help="folder for chaos.txt and chaos.json")
     arguments = parser.parse_args()
     clients = arguments.clients.split(",")
+    times, seconds = arguments.promotions, arguments.seconds
+    steps = scenario(seconds) if times is None else promotions(times, seconds)
     with breakable() as servers:
-        reports = run_faults(servers, scenario(arguments.seconds), clients=clients)
+        reports = run_faults(servers, steps, clients=clients)
     verdicts = [f"{n}: {'; '.join(r.broken) or 'every promise held'}" for n, r in reports.items()]
     text = "\n\n".join([as_table(reports), *verdicts])
     print(f"\n{text}")
@@ -165,8 +168,9 @@ def main() -> None:
         }
         shown = "\n".join(f"{name}: {value}" for name, value in machine.items())
         arguments.output.mkdir(parents=True, exist_ok=True)
-        (arguments.output / "chaos.txt").write_text(f"{shown}\n\n{text}\n")
-        (arguments.output / "chaos.json").write_text(json.dumps(result, indent=1) + "\n")
+        name = "chaos" if times is None else "promotions"
+        (arguments.output / f"{name}.txt").write_text(f"{shown}\n\n{text}\n")
+        (arguments.output / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -211,6 +211,21 @@ def _freeze_and_promote(faults: Faults) -> None:
     faults.promote_the_best()
 
 
+def promotions(times: int, seconds: float) -> list[Step]:
+    """The primary is killed and a replica promoted, again and again."""
+    once = [
+        Step("no fault", lambda _: None, seconds),
+        Step(
+            "primary killed, replica promoted",
+            _kill_and_promote,
+            seconds,
+            "old primary cloned",
+            lambda f: f.clone(f.former),
+        ),
+    ]
+    return once * times
+
+
 def scenario(seconds: float) -> list[Step]:
     """Every fault in turn, each lasting ``seconds``."""
     return [

@@ -144,11 +144,22 @@ def _pgroute_reads(settings: Settings, stack: ExitStack) -> list[Path]:
     def execute(key: UUID) -> Any:
         return router.execute(SELECT, (key,)).one()
 
+    def execute_after(key: UUID) -> Any:
+        return router.execute(SELECT, (key,), after=token).one()
+
+    session = router.session(after=token)
+
+    def in_session(key: UUID) -> Any:
+        with session.read() as connection:
+            return connection.execute(SELECT, (key,)).fetchone()
+
     return [
         Path("pgroute read()", RAW, read),
         Path("pgroute read(), two replicas in turn", RAW_IN_TURN, read_spread),
         Path("pgroute read(after=token)", RAW, read_after),
+        Path("pgroute read() in a session", RAW, in_session),
         Path("pgroute execute()", RAW, execute),
+        Path("pgroute execute(after=token)", RAW, execute_after),
     ]
 
 
@@ -237,9 +248,14 @@ async def _pgroute_async(settings: Settings, stack: AsyncExitStack) -> list[Path
 
     settings = one_replica(settings)
     router = await stack.enter_async_context(AsyncRouter(settings, observer=metrics(settings)))
+    token = await router.settle(router.token())
 
     async def read(key: UUID) -> Any:
         async with router.read() as connection:
+            return await (await connection.execute(SELECT, (key,))).fetchone()
+
+    async def read_after(key: UUID) -> Any:
+        async with router.read(after=token) as connection:
             return await (await connection.execute(SELECT, (key,))).fetchone()
 
     async def execute(key: UUID) -> Any:
@@ -247,6 +263,7 @@ async def _pgroute_async(settings: Settings, stack: AsyncExitStack) -> list[Path
 
     return [
         Path("pgroute read(), async", RAW_ASYNC, read, is_async=True),
+        Path("pgroute read(after=token), async", RAW_ASYNC, read_after, is_async=True),
         Path("pgroute execute(), async", RAW_ASYNC, execute, is_async=True),
     ]
 

@@ -29,10 +29,11 @@ from pgroute.routing.async_contexts import (
     AsyncWriting,
 )
 from pgroute.routing.async_pool import AsyncNodePool
-from pgroute.routing.base import PLAIN, Base, Holder, Steps
+from pgroute.routing.base import Base, Steps
 from pgroute.routing.commit import Commit
 from pgroute.routing.connections import AsyncNodeConnection
 from pgroute.routing.hedging import Pace, hedged_async
+from pgroute.routing.holder import PLAIN, Holder, Plan
 from pgroute.routing.tokens import PendingToken
 from pgroute.session import AsyncSession
 from pgroute.statements import Route as Lane
@@ -157,29 +158,17 @@ class AsyncRouter(Base):
             simple = reads and known and not wait and token_timeout is None
         if not simple:
             plan = self.plan(contract, max_lag, after, otherwise, None, wait, token_timeout)
-            until = self.clock() + limit
-            return await self.run(running.Statement(sql, params, plan, reads, idempotent, until))
+            return await self.execute_as(plan, sql, params, reads, idempotent, limit)
         if not reads:
-            return await self._change(sql, params, idempotent, limit)
-        if after is None and self._pace is not None:
+            return await self._change(None, sql, params, idempotent, limit)
+        if after is not None:
+            return await self._ask(AsyncReadingAfter(self, limit, after), sql, params, idempotent)
+        if self._pace is not None:
             until = self.clock() + limit
             return await self._hedged(
                 running.Statement(sql, params, PLAIN, True, idempotent, until)
             )
-        next(self.calls)
-        if after is None:
-            reading = AsyncReading(self, limit)
-        else:
-            reading = AsyncReadingAfter(self, limit, after)
-        connection = await reading.__aenter__()
-        try:
-            result = await connection.ask(sql, params)
-        except BaseException as error:  # noqa: BLE001 - learnt from, then raised
-            plan = self.plan_after(after)
-            statement = running.Statement(sql, params, plan, True, idempotent, reading.until)
-            return await self._run_again(statement, reading, error)
-        await reading.__aexit__(None, None, None)
-        return result
+        return await self._ask(AsyncReading(self, limit), sql, params, idempotent)
 
     async def transaction(
         self,
@@ -267,17 +256,41 @@ class AsyncRouter(Base):
         """A statement with everything that may happen to it."""
         return await self.drive(running.execute(self, statement))
 
-    async def _change(self, sql: str, params: Any, idempotent: bool, limit: float) -> Result:
+    async def execute_as(
+        self, plan: Plan, sql: str, params: Any, reads: bool, idempotent: bool, limit: float
+    ) -> Result:
+        """:meth:`execute` with a plan."""
+        if not reads:
+            return await self._change(plan, sql, params, idempotent, limit)
+        return await self._ask(AsyncPlannedReading(self, limit, plan), sql, params, idempotent)
+
+    async def _ask(self, reading: AsyncReading, sql: str, params: Any, idempotent: bool) -> Result:
+        """A statement that reads."""
+        next(self.calls)
+        connection = await reading.__aenter__()
+        try:
+            result = await connection.ask(sql, params)
+        except BaseException as error:  # noqa: BLE001 - learnt from, then raised
+            again, until = reading.again(), reading.until
+            statement = running.Statement(sql, params, again, True, idempotent, until)
+            return await self._run_again(statement, reading, error)
+        await reading.__aexit__(None, None, None)
+        return result
+
+    async def _change(
+        self, plan: Plan | None, sql: str, params: Any, idempotent: bool, limit: float
+    ) -> Result:
         """A statement that commits by itself, on the primary."""
-        writing = AsyncWriting(self, limit)
+        writing = AsyncWriting(self, limit, plan)
         if not await writing.at_once(self.next_statement, autocommit=True):
-            until = self.clock() + limit
-            return await self.run(running.Statement(sql, params, PLAIN, False, idempotent, until))
+            again, until = writing.again(), self.clock() + limit
+            return await self.run(running.Statement(sql, params, again, False, idempotent, until))
         next(self.calls)
         try:
             result: Result = await writing.connection.ask(sql, params)
         except BaseException as error:  # noqa: BLE001 - learnt from, then raised
-            statement = running.Statement(sql, params, PLAIN, False, idempotent, writing.until)
+            again, until = writing.again(), writing.until
+            statement = running.Statement(sql, params, again, False, idempotent, until)
             return await self._run_again(statement, writing, error)
         await writing.__aexit__(None, None, None)
         return result

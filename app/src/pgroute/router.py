@@ -22,11 +22,12 @@ from pgroute.explain import Explanation, explain
 from pgroute.observing.timing import timed_cursors
 from pgroute.results import Result
 from pgroute.routing import running
-from pgroute.routing.base import PLAIN, Base, Holder, PoolReport, Steps
+from pgroute.routing.base import Base, PoolReport, Steps
 from pgroute.routing.commit import Commit
 from pgroute.routing.connections import NodeConnection
 from pgroute.routing.contexts import PlannedReading, Reading, ReadingAfter, Writing
 from pgroute.routing.hedging import Pace, hedged
+from pgroute.routing.holder import PLAIN, Holder, Plan
 from pgroute.routing.pool import NodePool
 from pgroute.routing.tokens import PendingToken
 from pgroute.session import Session
@@ -170,24 +171,15 @@ class Router(Base):
             simple = reads and known and not wait and token_timeout is None
         if not simple:
             plan = self.plan(contract, max_lag, after, otherwise, None, wait, token_timeout)
-            until = self.clock() + limit
-            return self.run(running.Statement(sql, params, plan, reads, idempotent, until))
+            return self.execute_as(plan, sql, params, reads, idempotent, limit)
         if not reads:
-            return self._change(sql, params, idempotent, limit)
-        if after is None and self._pace is not None:
+            return self._change(None, sql, params, idempotent, limit)
+        if after is not None:
+            return self._ask(ReadingAfter(self, limit, after), sql, params, idempotent)
+        if self._pace is not None:
             until = self.clock() + limit
             return self._hedged(running.Statement(sql, params, PLAIN, True, idempotent, until))
-        next(self.calls)
-        reading = Reading(self, limit) if after is None else ReadingAfter(self, limit, after)
-        connection = reading.__enter__()
-        try:
-            result = connection.ask(sql, params)
-        except BaseException as error:  # noqa: BLE001 - learnt from, then raised
-            plan = self.plan_after(after)
-            statement = running.Statement(sql, params, plan, True, idempotent, reading.until)
-            return self._run_again(statement, reading, error)
-        reading.__exit__(None, None, None)
-        return result
+        return self._ask(Reading(self, limit), sql, params, idempotent)
 
     def transaction(
         self,
@@ -256,17 +248,41 @@ class Router(Base):
         """A statement with everything that may happen to it."""
         return self.drive(running.execute(self, statement))
 
-    def _change(self, sql: str, params: Any, idempotent: bool, limit: float) -> Result:
+    def execute_as(
+        self, plan: Plan, sql: str, params: Any, reads: bool, idempotent: bool, limit: float
+    ) -> Result:
+        """:meth:`execute` with a plan."""
+        if not reads:
+            return self._change(plan, sql, params, idempotent, limit)
+        return self._ask(PlannedReading(self, limit, plan), sql, params, idempotent)
+
+    def _ask(self, reading: Reading, sql: str, params: Any, idempotent: bool) -> Result:
+        """A statement that reads."""
+        next(self.calls)
+        connection = reading.__enter__()
+        try:
+            result = connection.ask(sql, params)
+        except BaseException as error:  # noqa: BLE001 - learnt from, then raised
+            again, until = reading.again(), reading.until
+            statement = running.Statement(sql, params, again, True, idempotent, until)
+            return self._run_again(statement, reading, error)
+        reading.__exit__(None, None, None)
+        return result
+
+    def _change(
+        self, plan: Plan | None, sql: str, params: Any, idempotent: bool, limit: float
+    ) -> Result:
         """A statement that commits by itself, on the primary."""
-        writing = Writing(self, limit)
+        writing = Writing(self, limit, plan)
         if not writing.at_once(self.next_statement, autocommit=True):
-            until = self.clock() + limit
-            return self.run(running.Statement(sql, params, PLAIN, False, idempotent, until))
+            again, until = writing.again(), self.clock() + limit
+            return self.run(running.Statement(sql, params, again, False, idempotent, until))
         next(self.calls)
         try:
             result: Result = writing.connection.ask(sql, params)
         except BaseException as error:  # noqa: BLE001 - learnt from, then raised
-            statement = running.Statement(sql, params, PLAIN, False, idempotent, writing.until)
+            again, until = writing.again(), writing.until
+            statement = running.Statement(sql, params, again, False, idempotent, until)
             return self._run_again(statement, writing, error)
         writing.__exit__(None, None, None)
         return result

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from psycopg import IsolationLevel
 
-from pgroute.core.contracts import Contract, MaxLag
+from pgroute.core.contracts import EVENTUAL, Contract, MaxLag
 from pgroute.core.lsn import Mark, Token
 from pgroute.core.trail import Trail
 from pgroute.results import Result
 from pgroute.routing import running
 from pgroute.routing.async_contexts import AsyncPlannedReading, AsyncWriting
-from pgroute.routing.base import Base, Plan, Steps
+from pgroute.routing.base import Base, Steps
 from pgroute.routing.connections import AsyncNodeConnection, NodeConnection
 from pgroute.routing.contexts import PlannedReading, Writing
+from pgroute.routing.holder import Plan
 from pgroute.routing.tokens import PendingToken
 from pgroute.statements import Route as Lane
 
@@ -36,6 +37,8 @@ class _Session:
             self._trail.note(after.mark)
         else:
             self._trail = Trail(after)
+        # Of a read without further demands, and of a write.
+        self._plain = Plan(EVENTUAL, trail=self._trail, wait=router.settings.token_timeout_seconds)
 
     def _plan(
         self,
@@ -47,27 +50,13 @@ class _Session:
         wait: bool = False,
         token_timeout: float | None = None,
     ) -> Plan:
+        """The plan of a caller's words, within the session."""
         return self._base.plan(
             contract, max_lag, after, otherwise, node, wait, token_timeout, self._trail
         )
 
     def _limit(self, timeout: float | None) -> float:
         return self._base.limit if timeout is None else timeout
-
-    def _statement(
-        self,
-        sql: str,
-        params: Any,
-        contract: str | Contract,
-        idempotent: bool,
-        timeout: float | None,
-        options: dict[str, Any],
-    ) -> Steps[Result]:
-        reads = self._base.lane(sql) is Lane.REPLICA
-        plan = self._plan(contract, **options)
-        until = self._base.clock() + self._limit(timeout)
-        statement = running.Statement(sql, params, plan, reads, idempotent, until)
-        return running.execute(self._base, statement)
 
     def _transaction(
         self,
@@ -79,7 +68,7 @@ class _Session:
         return running.transaction(
             self._base,
             fn,
-            self._plan(),
+            self._plain,
             read_only=read_only,
             isolation=isolation,
             limit=self._limit(timeout),
@@ -116,12 +105,13 @@ class Session(_Session):
         **options: Any,
     ) -> PlannedReading:
         """As :meth:`Router.read`, and never behind what the session has written or seen."""
-        plan = self._plan(contract, **options)
+        plain = contract == "eventual" and not options
+        plan = self._plain if plain else self._plan(contract, **options)
         return PlannedReading(self._router, self._limit(timeout), plan)
 
     def write(self, *, timeout: float | None = None) -> Writing:
         """As :meth:`Router.write`; the session's later reads see it."""
-        return Writing(self._router, self._limit(timeout), self._plan())
+        return Writing(self._router, self._limit(timeout), self._plain)
 
     def execute(
         self,
@@ -134,8 +124,10 @@ class Session(_Session):
         **options: Any,
     ) -> Result:
         """As :meth:`Router.execute`, within the session."""
-        steps = self._statement(sql, params, contract, idempotent, timeout, options)
-        return self._router.drive(steps)
+        plain = contract == "eventual" and not options
+        plan = self._plain if plain else self._plan(contract, **options)
+        reads, limit = self._base.lane(sql) is Lane.REPLICA, self._limit(timeout)
+        return self._router.execute_as(plan, sql, params, reads, idempotent, limit)
 
     def transaction(
         self,
@@ -181,12 +173,13 @@ class AsyncSession(_Session):
         **options: Any,
     ) -> AsyncPlannedReading:
         """As :meth:`AsyncRouter.read`, and never behind what the session has written or seen."""
-        plan = self._plan(contract, **options)
+        plain = contract == "eventual" and not options
+        plan = self._plain if plain else self._plan(contract, **options)
         return AsyncPlannedReading(self._router, self._limit(timeout), plan)
 
     def write(self, *, timeout: float | None = None) -> AsyncWriting:
         """As :meth:`AsyncRouter.write`; the session's later reads see it."""
-        return AsyncWriting(self._router, self._limit(timeout), self._plan())
+        return AsyncWriting(self._router, self._limit(timeout), self._plain)
 
     async def execute(
         self,
@@ -199,8 +192,10 @@ class AsyncSession(_Session):
         **options: Any,
     ) -> Result:
         """As :meth:`AsyncRouter.execute`, within the session."""
-        steps = self._statement(sql, params, contract, idempotent, timeout, options)
-        return await self._router.drive(steps)
+        plain = contract == "eventual" and not options
+        plan = self._plain if plain else self._plan(contract, **options)
+        reads, limit = self._base.lane(sql) is Lane.REPLICA, self._limit(timeout)
+        return await self._router.execute_as(plan, sql, params, reads, idempotent, limit)
 
     async def transaction(
         self,

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 
 from pgroute import AsyncNodeConnection, AsyncRouter, AsyncSession, Router, Settings
-from pgroute.routing.base import Holder
+from pgroute.routing.holder import Holder
 
 FRONTS = ("threads", "asyncio")
 _AWAITED = (AsyncRouter, AsyncSession, AsyncNodeConnection, psycopg.AsyncCursor, Holder)

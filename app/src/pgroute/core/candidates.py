@@ -60,7 +60,8 @@ def select(
     above it, unless no other is left. Raises TokenUnproven and ForeignToken for such a token.
     """
     token, pending = _demands(contract, trail, ledger)
-    if token is not None or pending:
+    compares = trail is not None or not (contract.strong or contract.is_eventual)
+    if token is not None or pending or compares:
         doubt = _doubt(token, pending, topology, ledger)
         if doubt is not None:
             return Selection((), Then.LOOK_AGAIN, doubt, token=token)
@@ -93,15 +94,34 @@ def select(
     return Selection(_warm(meet, breakers, now, draw), then, why, topology.primary, sound, token)
 
 
+def serves(
+    name: str,
+    contract: Contract,
+    topology: Topology,
+    ledger: Ledger,
+    *,
+    now: float,
+    trail: Trail | None = None,
+) -> bool:
+    """Whether :func:`select` has a healthy replica among its candidates, at a fraction of the
+    price. For reads with demands. Raises TokenUnproven and ForeignToken as it does."""
+    if contract.strong or not _sampled(topology, ledger):
+        return False
+    token, pending = _left_by(trail, ledger)
+    if contract.after is not None:
+        token, pending = _demands(contract, trail, ledger)
+    return (
+        _meets(name, contract, token, ledger, now)
+        and _stays(name, pending, ledger)
+        and (trail is None or _is_current(name, ledger))
+    )
+
+
 def _demands(
     contract: Contract, trail: Trail | None, ledger: Ledger
 ) -> tuple[Token | None, tuple[Mark, ...]]:
     """One token for all that must be held, and the marks that have not settled."""
-    token: Token | None = None
-    pending: tuple[Mark, ...] = ()
-    if trail is not None:
-        trail.settle(ledger)
-        token, pending = trail.floor, trail.pending
+    token, pending = _left_by(trail, ledger)
     after = contract.after
     settled = ledger.settle(after) if isinstance(after, Mark) else after
     if settled is not None:
@@ -116,6 +136,14 @@ def _demands(
     return token, pending
 
 
+def _left_by(trail: Trail | None, ledger: Ledger) -> tuple[Token | None, tuple[Mark, ...]]:
+    """What a session must not go back behind."""
+    if trail is None:
+        return None, ()
+    trail.settle(ledger)
+    return trail.floor, trail.pending
+
+
 def _doubt(
     token: Token | None, pending: tuple[Mark, ...], topology: Topology, ledger: Ledger
 ) -> str | None:
@@ -125,9 +153,14 @@ def _doubt(
         return f"the token is of timeline {token.timeline}, the newest primary seen is on {newest}"
     if any(mark.timeline > newest for mark in pending):
         return f"no sample of the primary on timeline {pending[-1].timeline} has come in yet"
-    if topology.primary is not None and topology.fence.timeline != newest:
+    if not _sampled(topology, ledger):
         return f"{topology.primary} has not been sampled on timeline {topology.fence.timeline} yet"
     return None
+
+
+def _sampled(topology: Topology, ledger: Ledger) -> bool:
+    """Whether the ledger knows the primary, if there is one."""
+    return topology.primary is None or topology.fence.timeline == ledger.timeline
 
 
 def _eventual(
@@ -167,14 +200,15 @@ def _meets(name: str, contract: Contract, token: Token | None, ledger: Ledger, n
 def _stays(name: str, pending: tuple[Mark, ...], ledger: Ledger) -> bool:
     """Whether a node has all that was seen because it was all seen there, and it has not been
     away since."""
-    view = ledger.view(name)
-    return all(
-        mark.node == name
-        and mark.epoch == ledger.epoch(name)
-        and view is not None
-        and view.timeline == mark.timeline == ledger.timeline
-        for mark in pending
-    )
+    for mark in pending:
+        if (
+            mark.node != name
+            or mark.epoch != ledger.epoch(name)
+            or mark.timeline != ledger.timeline
+            or not _is_current(name, ledger)
+        ):
+            return False
+    return True
 
 
 def _is_current(name: str, ledger: Ledger) -> bool:

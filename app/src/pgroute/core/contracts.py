@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 from enum import StrEnum
+from functools import lru_cache
 
 from pgroute.core.lsn import Mark, Token
 from pgroute.errors import UnknownContract
@@ -119,9 +120,20 @@ def parse_max_lag(limit: MaxLag) -> tuple[float | None, int | None]:
         return _seconds(Decimal(limit // timedelta(microseconds=1)) / 1_000_000, limit), None
     if isinstance(limit, int) and not isinstance(limit, bool):
         return None, _bytes(Decimal(limit), limit)
-    match = _AMOUNT.fullmatch(limit) if isinstance(limit, str) else None
+    if isinstance(limit, str):
+        return _parse_text(limit)
+    raise _no_lag(limit)
+
+
+def _no_lag(limit: object) -> UnknownContract:
+    return UnknownContract(f"not a lag: {limit!r}; write '500ms', '2s', '16MB' or a timedelta")
+
+
+@lru_cache(maxsize=64)  # asked with every read
+def _parse_text(limit: str) -> tuple[float | None, int | None]:
+    match = _AMOUNT.fullmatch(limit)
     if match is None:
-        raise UnknownContract(f"not a lag: {limit!r}; write '500ms', '2s', '16MB' or a timedelta")
+        raise _no_lag(limit)
     amount, unit = Decimal(match[1]), match[2]
     if unit in _SECONDS:
         return _seconds(amount * _SECONDS[unit], limit), None

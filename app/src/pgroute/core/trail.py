@@ -30,6 +30,8 @@ class Trail:
     def settle(self, ledger: Ledger) -> None:
         """Turn marks into the floor. TokenUnproven when something seen may be lost by now: then
         nothing is forgotten, and the session can only be begun anew."""
+        if not self._pending:
+            return
         for key, mark in list(self._pending.items()):
             token = ledger.settle(mark)
             if token is not None:

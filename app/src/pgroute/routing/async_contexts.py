@@ -6,12 +6,11 @@ from typing import Any
 
 from pgroute.core.lsn import Mark, Token
 from pgroute.observing.observer import Reason
-from pgroute.routing.base import Holder
 from pgroute.routing.connections import AsyncNodeConnection
 from pgroute.routing.ending import end
+from pgroute.routing.holder import Holder, Plan
 from pgroute.routing.leasing import give_back, lease_primary, lease_read
 from pgroute.routing.routes import NoRoute, Route
-from pgroute.routing.running import note
 
 
 class AsyncReading(Holder):
@@ -62,21 +61,27 @@ class AsyncReadingAfter(AsyncReading):
         return await self._enter_slowly()
 
     async def _enter_slowly(self) -> AsyncNodeConnection:
-        self.plan = self.router.plan_after(self.after)
+        self.plan = self.again()
         return await super()._enter_slowly()
 
+    def again(self) -> Plan:
+        return self.router.plan_after(self.after)  # type: ignore[no-any-return]
 
-class AsyncPlannedReading(Holder):
+
+class AsyncPlannedReading(AsyncReading):
     """``async with router.read(...)``: whatever meets the contract."""
 
     __slots__ = ()
 
     async def __aenter__(self) -> AsyncNodeConnection:
-        return await self.router.drive(lease_read(self.router, self))  # type: ignore[no-any-return]
+        connection = self.router.take_planned(self, self.plan)
+        if connection is None:
+            connection = await self._enter_slowly()
+        return connection  # type: ignore[no-any-return]
 
-    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
-        note(self.router, self)  # also of a block that failed: it may have seen something
-        await self.router.sheltered(end(self.router, self, error))
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.router.saw(self)
+        await super().__aexit__(kind, error, trace)
 
 
 class AsyncWriting(Holder):

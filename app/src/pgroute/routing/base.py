@@ -24,7 +24,8 @@ from psycopg_pool import PoolTimeout
 
 from pgroute.config import Settings
 from pgroute.core.budgets import RatioBudget, TokenBucket
-from pgroute.core.contracts import EVENTUAL, Contract
+from pgroute.core.candidates import serves
+from pgroute.core.contracts import Contract
 from pgroute.core.latency import HedgeDelay
 from pgroute.core.lsn import Mark, Token, new_mark
 from pgroute.core.policies import POLICIES, Policy
@@ -36,6 +37,7 @@ from pgroute.observing.observer import Fault, Observer, Reason
 from pgroute.observing.timing import Stopwatch
 from pgroute.routing.commit import Commit
 from pgroute.routing.fleet import Fleet
+from pgroute.routing.holder import PLAIN, Holder, Plan
 from pgroute.routing.lease import FRESH_SECONDS, Front
 from pgroute.routing.routes import NoRoute, PoolStats, Route, Routes, picker
 from pgroute.routing.tokens import PendingToken, unsettled
@@ -57,52 +59,6 @@ class PoolReport:
     size: int
     available: int
     waiting: int
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A read that is more than "any healthy replica". Times in seconds."""
-
-    contract: Contract
-    node: str | None = None
-    trail: Trail | None = None
-    wait: float = 0.0  # for a replica to meet the contract
-    reason: Reason | None = None  # instead of the contract's own
-
-
-PLAIN = Plan(EVENTUAL)
-
-
-class Holder:
-    """Whoever has a connection: the context managers of both fronts."""
-
-    __slots__ = (
-        "connection",
-        "epoch",
-        "limit",
-        "losses",
-        "plan",
-        "pool",
-        "route",
-        "router",
-        "timeline",
-        "until",
-        "verdict",
-    )
-
-    def __init__(self, router: Any, limit: float, plan: Plan | None = None) -> None:
-        self.router = router
-        self.limit = limit
-        self.plan = plan
-        self.verdict: str | None = None  # why the connection was cut, if it was
-
-    pool: Any
-    connection: Any
-    route: Route
-    timeline: int
-    epoch: int
-    until: float  # when the connection is cut
-    losses: int
 
 
 class Pool(Protocol):
@@ -393,6 +349,33 @@ class Base(ABC):
         route.count()
         return connection
 
+    def take_planned(self, holder: Holder, plan: Plan) -> Any:
+        """As :meth:`take_read`, from a replica that surely meets the plan; None without one."""
+        fleet = self.fleet
+        ledger = fleet.ledger
+        fleet.want()
+        for _ in fleet.replicas if plan.node is None else ():
+            node = self.next_read().node
+            # Before it is asked what it has: it may have been away by the time it is taken.
+            epoch, timeline = ledger.epoch(node), ledger.timeline
+            try:
+                met = serves(
+                    node,
+                    plan.contract,
+                    fleet.topology,
+                    ledger,
+                    now=self.clock(),
+                    trail=plan.trail,
+                )
+                if met:
+                    route = self.route(node, True, Role.REPLICA, plan.replica_reason)
+                    connection = self.take_read(holder, route)
+                    holder.epoch, holder.timeline = epoch, timeline
+                    return connection
+            except (IndexError, NoRoute, TokenError):
+                return None  # whoever looks thoroughly finds it again, and tells
+        return None
+
     def proven(self, after: Token | Mark) -> Route | None:
         """The route to the replica whose turn it is, None when it may not have all that ``after``
         stands for."""
@@ -437,8 +420,9 @@ class Base(ABC):
         plan = holder.plan
         if plan is not None and plan.trail is not None:
             self.fleet.want()
-            mark = Mark(holder.route.node, self.clock(), holder.timeline, holder.epoch)
-            plan.trail.note(mark)
+            plan.trail.note(
+                new_mark((holder.route.node, self.clock(), holder.timeline, holder.epoch))
+            )
 
     def wrote(self, holder: Holder) -> None:
         """A write has ended: its mark is kept for :meth:`token`."""

@@ -8,13 +8,12 @@ from psycopg import pq
 
 from pgroute.core.lsn import Mark, Token
 from pgroute.observing.observer import Reason
-from pgroute.routing.base import Holder
 from pgroute.routing.commit import Commit
 from pgroute.routing.connections import NodeConnection
 from pgroute.routing.ending import end, ending_failed, let_go
+from pgroute.routing.holder import Holder, Plan
 from pgroute.routing.leasing import give_back, lease_primary, lease_read
 from pgroute.routing.routes import NoRoute, Route
-from pgroute.routing.running import note
 
 _WELL = (pq.TransactionStatus.IDLE, pq.TransactionStatus.INTRANS)
 
@@ -67,21 +66,27 @@ class ReadingAfter(Reading):
         return self._enter_slowly()
 
     def _enter_slowly(self) -> NodeConnection:
-        self.plan = self.router.plan_after(self.after)
+        self.plan = self.again()
         return super()._enter_slowly()
 
+    def again(self) -> Plan:
+        return self.router.plan_after(self.after)  # type: ignore[no-any-return]
 
-class PlannedReading(Holder):
+
+class PlannedReading(Reading):
     """``with router.read(...)``: whatever meets the contract."""
 
     __slots__ = ()
 
     def __enter__(self) -> NodeConnection:
-        return self.router.drive(lease_read(self.router, self))  # type: ignore[no-any-return]
+        connection = self.router.take_planned(self, self.plan)
+        if connection is None:
+            connection = self._enter_slowly()
+        return connection  # type: ignore[no-any-return]
 
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        note(self.router, self)  # also of a block that failed: it may have seen something
-        self.router.drive(end(self.router, self, error))
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.router.saw(self)
+        super().__exit__(kind, error, trace)
 
 
 class Writing(Holder):

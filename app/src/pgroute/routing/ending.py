@@ -12,8 +12,9 @@ from pgroute.core.retries import Backoff
 from pgroute.core.topology import Role
 from pgroute.errors import CommitUnknown, DeadlineExceeded, NodeUnavailable, RoutingError
 from pgroute.observing.observer import Doubt, Fault, Reason
-from pgroute.routing.base import PLAIN, Base, Holder, Steps
+from pgroute.routing.base import Base, Steps
 from pgroute.routing.commit import ASK_FATE, Commit
+from pgroute.routing.holder import PLAIN, Holder
 from pgroute.routing.leasing import take
 from pgroute.routing.probe import one_line
 

@@ -18,7 +18,8 @@ import psycopg
 from pgroute.core.latency import HedgeDelay
 from pgroute.observing.observer import Hedge, Reason
 from pgroute.results import Result
-from pgroute.routing.base import Base, Holder, Steps
+from pgroute.routing.base import Base, Steps
+from pgroute.routing.holder import Holder
 from pgroute.routing.running import Statement, attempt
 
 if TYPE_CHECKING:

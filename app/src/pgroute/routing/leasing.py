@@ -23,7 +23,8 @@ from pgroute.errors import (
     TokenNotReached,
 )
 from pgroute.observing.observer import Fault, Purpose, Reason, Wait
-from pgroute.routing.base import PLAIN, Base, Holder, Plan, Steps
+from pgroute.routing.base import Base, Steps
+from pgroute.routing.holder import PLAIN, Holder, Plan
 
 
 def lease_read(router: Base, holder: Holder, avoid: frozenset[str] = frozenset()) -> Steps[Any]:
@@ -207,11 +208,10 @@ def _first_of(
     candidates = [name for name in chosen.candidates if name not in tried]
     if not candidates:
         return None
-    reason = plan.reason or _reason(plan)
     for name in router.policy.order(candidates, router.stats):
         tried.add(name)
         try:
-            route = router.route(name, True, Role.REPLICA, reason)
+            route = router.route(name, True, Role.REPLICA, plan.replica_reason)
             return (yield from take(router, holder, route, until))
         except NodeUnavailable:
             continue
@@ -263,15 +263,6 @@ def _lease_named(
                 f"{name} has replayed {where}: not {plan.contract} within {plan.wait:g} s"
             )
     return (yield from take(router, holder, route, until))
-
-
-def _reason(plan: Plan) -> Reason:
-    contract = plan.contract
-    if contract.after is not None:
-        return Reason.AFTER_TOKEN
-    if contract.max_lag_seconds is not None or contract.max_lag_bytes is not None:
-        return Reason.MAX_LAG
-    return Reason.READ if plan.trail is None else Reason.MONOTONIC
 
 
 def _spill_reason(contract: Contract, chosen: Selection) -> Reason:

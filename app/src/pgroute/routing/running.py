@@ -15,8 +15,9 @@ from pgroute.core.topology import Role
 from pgroute.errors import CommitUnknown, DeadlineExceeded, NodeUnavailable
 from pgroute.observing.observer import Reason
 from pgroute.results import Result
-from pgroute.routing.base import Base, Holder, Plan, Steps
+from pgroute.routing.base import Base, Steps
 from pgroute.routing.ending import end
+from pgroute.routing.holder import Holder, Plan
 from pgroute.routing.leasing import lease_primary, lease_read
 from pgroute.routing.probe import one_line
 
@@ -168,7 +169,6 @@ def attempt(
         raise
     over()
     yield from end(router, holder, None)
-    note(router, holder)
     return result  # type: ignore[no-any-return]
 
 
@@ -199,7 +199,6 @@ def _once(
     except (psycopg.Error, NodeUnavailable) as error:
         lost = error.sqlstate is None if isinstance(error, psycopg.Error) else True
         raise Failure(error, _trouble(holder, error, lost), holder.route.node) from error
-    note(router, holder)
     return value
 
 
@@ -231,16 +230,6 @@ def _trouble(holder: Holder, error: Exception, lost: bool) -> Trouble:
         connection_lost=lost,
         message=str(error),
     )
-
-
-def note(router: Base, holder: Holder) -> None:
-    """A read of a session has ended: leave a mark of what it may have seen."""
-    plan = holder.plan
-    if plan is not None and plan.trail is not None and holder.pool.read_only:
-        router.fleet.want()
-        plan.trail.note(
-            router.fleet.mark(holder.route.node, router.clock(), holder.timeline, holder.epoch)
-        )
 
 
 def _final(failure: Failure, statement: Statement) -> Exception:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pgroute.core.breaker import Breaker
-from pgroute.core.candidates import Then, select
+from pgroute.core.candidates import Then, select, serves
 from pgroute.core.contracts import EVENTUAL, STRONG, Contract, Otherwise
 from pgroute.core.ledger import Ledger
 from pgroute.core.lsn import Mark, Token
 from pgroute.core.topology import Answer, Fence, Silence, Topology, decide
 from pgroute.core.trail import Trail
-from pgroute.errors import ForeignToken, TokenUnproven
+from pgroute.errors import ForeignToken, TokenError, TokenUnproven
 
 CLUSTER = 7
 LIMIT = 1000
@@ -262,3 +266,73 @@ def test_a_session_keeps_one_mark_for_each_node() -> None:
     for at in range(1000):
         trail.note(Mark("pg2", float(at), 1))
     assert trail.pending == (Mark("pg2", 999.0, 1),)
+
+
+# Mostly what holds: then each demand alone decides often enough.
+TIMELINES = st.sampled_from([1, 1, 1, 1, 0, 2])
+TOKENS = st.builds(token, st.sampled_from([1, 1, 4995, 5005]), TIMELINES)
+MARKS = st.builds(
+    Mark,
+    st.sampled_from(["pg1", "pg2", "pg3"]),
+    st.sampled_from([9.8, 9.95, 10.5]),
+    TIMELINES,
+    st.sampled_from([0, 0, 1]),
+)
+CONTRACTS = st.builds(
+    Contract,
+    strong=st.sampled_from([False, False, False, True]),
+    max_lag_seconds=st.sampled_from([None, None, None, 0.05, 1.0]),
+    max_lag_bytes=st.sampled_from([None, None, None, 5, 100]),
+    after=st.none() | st.none() | TOKENS | MARKS,
+    otherwise=st.sampled_from(list(Otherwise)),
+)
+
+
+@settings(max_examples=1000)
+@given(
+    contract=CONTRACTS,
+    pg2=st.sampled_from([4990, 5000, 5010]),
+    pg3=st.sampled_from([4000, 4990, 5000]),
+    on=TIMELINES,
+    primary=st.sampled_from([None, 5000, 5000, 5000, 5010]),
+    fenced=st.sampled_from([1, 1, 1, 2]),
+    floor=st.none() | TOKENS,
+    seen=st.none() | st.lists(MARKS, max_size=2),
+)
+def test_one_server_is_judged_as_among_all(
+    contract: Contract,
+    pg2: int,
+    pg3: int,
+    on: int,
+    primary: int | None,
+    fenced: int,
+    floor: Token | None,
+    seen: list[Mark] | None,
+) -> None:
+    fleet = Fleet(pg2=pg2, pg3=pg3, primary=primary)
+    fleet.topology = replace(fleet.topology, fence=Fence(CLUSTER, fenced))
+    fleet.ledger.replica_seen("pg3", started_at=9.9, timeline=on, position=pg3)
+
+    def trail() -> Trail | None:
+        if seen is None:
+            return None
+        made = Trail(floor)
+        for mark in seen:
+            made.note(mark)
+        return made
+
+    try:
+        candidates, _ = fleet.ask(contract, trail=trail())
+    except TokenError:
+        candidates = ()
+    topology = fleet.topology
+    for name in topology.replicas if topology.primary else topology.adrift:
+        try:
+            served = serves(
+                name, contract, fleet.topology, fleet.ledger, now=fleet.now, trail=trail()
+            )
+        except TokenError:
+            served = False
+        if contract.is_eventual and seen is None:
+            continue  # who demands nothing does not come here
+        assert served == (name in candidates)
