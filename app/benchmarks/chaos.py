@@ -1,6 +1,6 @@
 """Every fault in turn, pgroute and hasql under the same load on the same servers at once.
 
-python -m benchmarks.chaos [--seconds 5 | --promotions 6] [--clients pgroute,hasql] [--output FOLDER]
+python -m benchmarks.chaos [--seconds 5] [--promotions 6] [--clients pgroute,hasql] [--output DIR]
 """
 
 from __future__ import annotations

@@ -93,6 +93,7 @@ def sync_reads(settings: Settings, proxies: Sequence[Proxy], stack: ExitStack) -
     """Reads without an event loop."""
     where = conninfo(settings, user=settings.reader)
     paths = [Path(RAW, RAW, prepared(_connect(where, stack)))]
+    paths.append(Path("raw psycopg, one cursor for all", RAW, _one_cursor(where, stack)))
     paths += _two_in_turn(settings, stack)
     paths += _pgroute_reads(settings, stack)
     paths += _psycopg_pool(where, stack)
@@ -100,6 +101,12 @@ def sync_reads(settings: Settings, proxies: Sequence[Proxy], stack: ExitStack) -
     for proxy in proxies:
         paths.append(Path(proxy.name, RAW, prepared(_connect(through(proxy, settings), stack))))
     return paths
+
+
+def _one_cursor(where: str, stack: ExitStack) -> Callable[[UUID], Any]:
+    """What a new cursor for each statement costs: psycopg's own ``execute`` makes one."""
+    execute = _connect(where, stack).cursor().execute
+    return lambda key: execute(SELECT, (key,), prepare=True).fetchone()
 
 
 def _connect(where: str, stack: ExitStack) -> psycopg.Connection[Any]:
@@ -323,6 +330,11 @@ def writes(settings: Settings, stack: ExitStack) -> list[Path]:
     def raw_statement(key: UUID) -> None:
         single.execute(INSERT, (key, NAME), prepare=True)
 
+    cursor = stack.enter_context(psycopg.connect(where, autocommit=True)).cursor()
+
+    def one_cursor(key: UUID) -> None:
+        cursor.execute(INSERT, (key, NAME), prepare=True)
+
     def statement(key: UUID) -> None:
         one.execute(INSERT, (key, NAME))
 
@@ -349,6 +361,7 @@ def writes(settings: Settings, stack: ExitStack) -> list[Path]:
 
     return [
         Path(RAW_INSERT, RAW_INSERT, raw_statement),
+        Path("raw psycopg, one cursor for all", RAW_INSERT, one_cursor),
         Path("pgroute execute()", RAW_INSERT, statement),
         Path("pgroute execute() and token()", RAW_INSERT, statement_with_token),
         Path(RAW_WRITE, RAW_WRITE, raw),
