@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
+from contextvars import copy_context
 from typing import Any, Self, TypeVar
 
 import psycopg
@@ -241,7 +242,8 @@ class AsyncRouter(Base):
 
     async def sheltered(self, steps: Steps[T]) -> T:
         """Run steps to their end even when the task is cancelled meanwhile."""
-        task = asyncio.ensure_future(self.drive(steps))
+        context = copy_context()
+        task = asyncio.create_task(self.drive(steps), context=context)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -251,6 +253,8 @@ class AsyncRouter(Base):
             if not task.cancelled():
                 task.exception()  # heard; the cancellation goes first
             raise
+        finally:
+            self._last_write.set(context.get(self._last_write))  # what a task sets is its own
 
     async def run(self, statement: running.Statement) -> Result:
         """A statement with everything that may happen to it."""

@@ -3,6 +3,7 @@ though statements share a cursor."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import psycopg
 import pytest
 from psycopg import rows
 
-from pgroute import NoSuchRow, new_key
+from pgroute import AsyncRouter, NoSuchRow, new_key
 from tests.servers import Servers, eventually, whole
 
 from .fronts import FRONTS, opened
@@ -94,6 +95,49 @@ def test_a_cursor_is_used_again_unless_it_holds_a_large_answer(router: Any) -> N
     assert ask(10) is once
     assert ask(11) is None
     assert ask(1) not in (None, once)
+
+
+@pytest.mark.parametrize(
+    ("sql", "params"),
+    [
+        ("select length(%s) where pg_current_xact_id() is not null", ("x" * 2000,)),
+        ("select length(%(a)s) where pg_current_xact_id() is not null", {"a": "x" * 2000}),
+        ("select repeat('x', %s) where pg_current_xact_id() is not null", (2000,)),
+        ("select pg_current_xact_id(); select repeat('x', 2000)", None),
+    ],
+)
+def test_a_cursor_that_holds_much_is_not_kept(router: Any, sql: str, params: Any) -> None:
+    router.execute(ON_THE_PRIMARY, (1,))
+    router.execute(sql, params)
+    (connection,) = router.pools_by_key["pg1", False].idle
+    assert connection._spare is None
+
+
+def test_what_a_block_changes_on_its_connection_holds_for_the_next_statement(router: Any) -> None:
+    sql = "select date '2026-03-04' where pg_current_xact_id() is not null"
+    for style in ("SQL, DMY", "SQL, MDY", "German", "ISO"):
+        assert str(router.execute(sql).scalar()) == "2026-03-04"
+        with router.write() as connection:
+            connection.execute(f"set datestyle to {style}")
+    assert str(router.execute(sql).scalar()) == "2026-03-04"
+
+
+def test_a_task_remembers_that_it_wrote(servers: Servers) -> None:
+    """Only then a token can tell that a failover may have lost the write."""
+
+    async def write() -> list[Any]:
+        marks: list[Any] = []
+        async with AsyncRouter(servers.settings()) as router:
+            async with router.write() as connection:
+                await connection.execute("insert into tbl_users values (%s, 'x')", (new_key(),))
+            marks.append(router._last_write.get())
+            await router.transaction(lambda one: one.execute("select pg_current_xact_id()"))
+            marks.append(router._last_write.get())
+        return marks
+
+    first, second = asyncio.run(write())
+    assert first.node == second.node == "pg1"
+    assert first.ended_at < second.ended_at
 
 
 @pytest.mark.parametrize("front", FRONTS)

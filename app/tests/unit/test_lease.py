@@ -116,6 +116,21 @@ def test_only_those_who_wait_for_the_server_are_cut_for_its_silence() -> None:
     assert shelf.everyone("fenced", busy_only=False) == [idle]
 
 
+def test_what_is_put_back_goes_to_whoever_waits_meanwhile() -> None:
+    shelf = Shelf()
+    connection = cast(Any, Connection("h"))
+    shelf.put_back(connection)
+    assert (list(shelf.idle), shelf.handed_over) == ([connection], [])
+    shelf.idle.clear()
+    shelf.waiting.append(None)
+    shelf.put_back(connection)
+    assert (list(shelf.idle), shelf.handed_over) == ([], [connection])
+    shelf.waiting.clear()
+    shelf.shut()
+    shelf.put_back(connection)
+    assert shelf.handed_over == [connection] * 2
+
+
 def test_an_idle_connection_is_asked_whether_it_lives_unless_it_was_just_used() -> None:
     shelf = Shelf()
     connection = Connection("h")

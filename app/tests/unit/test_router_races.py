@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -18,8 +19,11 @@ from pgroute import (
     TokenNotReached,
     TokenUnproven,
 )
-from pgroute.core.topology import Answer, Observation, Silence
+from pgroute.core.candidates import select
+from pgroute.core.topology import Answer, Observation, Role, Silence
+from pgroute.routing import leasing
 from pgroute.routing.commit import Commit
+from pgroute.routing.routes import _none
 from pgroute.routing.tokens import PendingToken
 from pgroute.statements import Route as Lane
 
@@ -227,6 +231,71 @@ def test_a_number_given_out_before_a_crash_proves_no_commit(crashed: bool) -> No
             write()
     else:
         write()
+
+
+def test_a_session_is_bound_by_a_commit_that_nobody_can_tell_of() -> None:
+    router = Staged(ALL_WELL)
+    connection = router.connection("pg1", writes=True)
+    lose_the_commit(connection)
+    lose, committed_at = connection.on_commit, []
+
+    def late(commit: Commit) -> None:
+        router.time.sleep(1.0)
+        committed_at.append(router.time.now)
+        router.fleet.losses["pg1"] += 1
+        assert lose is not None
+        lose(commit)
+
+    connection.on_commit = late
+    session = router.session()
+    with pytest.raises(CommitUnknown):
+        session.transaction(lambda _: connection.status(IN_TRANSACTION))
+    (mark,) = session._trail.pending
+    assert mark.node == "pg1"
+    assert mark.ended_at >= committed_at[0]
+
+
+def test_a_replica_is_not_taken_for_one_of_a_primary_that_came_during_checkout() -> None:
+    promoted = Answer("pg3", False, 2, 7, 1005, False)
+    ahead = Answer("pg2", True, 1, 7, 1010, True)
+    router = Staged((PRIMARY, ahead, REPLICA_3))
+    for name in ("pg2", "pg3"):
+        meanwhile(router.pool(name), lambda: play(router, Silence("pg1", "gone"), ahead, promoted))
+    with router.session() as session, session.read() as connection:
+        assert connection.node == "pg3"
+        assert router.noted.routes[-1][1] is Role.PRIMARY
+
+
+def test_who_may_be_used_is_told_before_how() -> None:
+    """The sampler's thread names the replicas first and makes the fast path anew then."""
+    router = Staged(ALL_WELL)
+    router.next_read = _none
+    with router.session() as session, session.read() as connection:
+        assert connection.node in ("pg2", "pg3")
+    assert router.execute("select 1", max_lag="1min", otherwise="wait").node == "pg1"
+
+
+def test_a_trail_is_looked_at_by_one_thread_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    router = Staged((PRIMARY, Silence("pg2", "gone"), Answer("pg3", True, 1, 7, 990, True)))
+    session = router.session(after=Token(7, 1, 1000))
+    looked: list[Any] = []
+    wait = router.do_wait
+
+    def waiting(future: Any, limit: float) -> bool:
+        looked.clear()  # what follows is asked from the sampler's thread
+        return wait(future, limit)
+
+    def noting(*arguments: Any, trail: Any, **options: Any) -> Any:
+        looked.append(trail)
+        return select(*arguments, trail=trail, **options)
+
+    monkeypatch.setattr(leasing, "select", noting)
+    monkeypatch.setattr(router, "do_wait", waiting)
+    for options in ({"wait": True}, {"node": "pg3"}):
+        with suppress(TokenNotReached), session.read(**options):
+            pass
+        assert len(looked) > 10
+        assert session._trail not in looked[:10]
 
 
 def test_a_write_that_may_be_lost_is_told_once() -> None:

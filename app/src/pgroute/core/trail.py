@@ -23,6 +23,13 @@ class Trail:
         """The marks whose positions are not known yet: one per node at most, but for restarts."""
         return tuple(self._pending.values())
 
+    def copy(self) -> Trail:
+        """The same trail for another thread, at any moment."""
+        pending = self._pending.copy()  # first: what is settled meanwhile is in both
+        copied = Trail(self.floor)
+        copied._pending = pending
+        return copied
+
     def note(self, mark: Mark) -> None:
         """A write or read has ended; a later one on the same node takes the earlier one's place."""
         self._pending[mark.node, mark.timeline, mark.epoch] = mark
@@ -36,4 +43,4 @@ class Trail:
             token = ledger.settle(mark)
             if token is not None:
                 self.floor = ledger.merge(self.floor, token)
-                self._pending.pop(key, None)  # a waiting thread may have been here too
+                del self._pending[key]

@@ -106,14 +106,13 @@ class AsyncNodePool(Front[AsyncNodeConnection]):
             except psycopg.Error:
                 await self.discard(connection)
                 return
-        self.idle.append(connection)
-        if self.waiting or self.closed:
-            self.hand_over()
+        self.put_back(connection)
 
     def hand_over(self) -> None:
         """Give one idle connection to whoever waits in psycopg_pool."""
         connection = self.idle_one()
         if connection is not None:
+            connection.forget_answer()
             self._later(connection.home.putconn(connection))
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
@@ -123,6 +122,7 @@ class AsyncNodePool(Front[AsyncNodeConnection]):
 
     async def discard(self, connection: AsyncNodeConnection) -> None:
         """Return a connection that must not be used again."""
+        connection.forget_answer()
         with suppress(psycopg.Error):
             await connection.close()
         with suppress(ValueError, PoolClosed):

@@ -338,7 +338,7 @@ class Base(ABC):
         connection = pool.idle.pop()
         now = self.clock()
         if now - connection.used_at > FRESH_SECONDS and not pool.fit(connection, now):
-            pool.idle.append(connection)  # for whoever looks thoroughly
+            pool.put_back(connection)  # for whoever looks thoroughly
             raise NoRoute
         holder.pool = pool
         holder.route = route
@@ -355,10 +355,10 @@ class Base(ABC):
         ledger = fleet.ledger
         fleet.want()
         for _ in fleet.replicas if plan.node is None else ():
-            node = self.next_read().node
-            # Before it is asked what it has: it may have been away by the time it is taken.
-            epoch, timeline = ledger.epoch(node), ledger.timeline
             try:
+                node = self.next_read().node
+                # Before it is asked what it has: it may have been away by the time it is taken.
+                epoch, timeline = ledger.epoch(node), ledger.timeline
                 met = serves(
                     node,
                     plan.contract,
@@ -399,9 +399,8 @@ class Base(ABC):
         """Whether ``holder`` has got an idle connection to the primary; else look for one."""
         if route is None:
             return False
-        idle = route.pool.idle
         try:
-            connection = idle.pop()
+            connection = route.pool.idle.pop()
         except IndexError:
             return False
         now = self.clock()
@@ -410,7 +409,7 @@ class Base(ABC):
             or connection.is_standby
             or not route.pool.fit(connection, now)
         ):
-            idle.append(connection)  # for whoever looks thoroughly
+            route.pool.put_back(connection)  # for whoever looks thoroughly
             return False
         self.hand_out(holder, route, connection, now, now + holder.limit)
         return True

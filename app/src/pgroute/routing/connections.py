@@ -6,9 +6,9 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Generator, Sized
+from collections.abc import Callable, Generator
 from contextlib import suppress
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import psycopg
 from psycopg import IsolationLevel, pq
@@ -19,6 +19,16 @@ from pgroute.results import Result
 from pgroute.routing.commit import SLOW_SECONDS, Commit
 
 _FEW_ROWS = 10
+_LONG = 1000  # bytes, characters or items
+
+
+def _is_small(values: Any) -> bool:
+    """Whether a row, or parameters, are surely small."""
+    if isinstance(values, dict):
+        values = values.values()
+    elif not isinstance(values, tuple | list):
+        return False
+    return all(not hasattr(value, "__len__") or len(value) <= _LONG for value in values)
 
 
 class Owner(Protocol):
@@ -86,12 +96,17 @@ class _Leased:
         """Whether a transaction is open, failed ones included."""
         return self.pgconn.transaction_status != pq.TransactionStatus.IDLE
 
-    def _keep_cursor(self, cursor: Any, rows: Sized) -> None:
+    def _keep_cursor(self, cursor: Any, params: Any, rows: list[Any]) -> None:
         """Use a cursor for the next statement: a new one costs a seventh of a short one's time.
 
-        Not if it would keep a large answer in memory until then.
+        Not if it would keep much in memory until then: it holds the parameters and every answer.
         """
-        if len(rows) <= _FEW_ROWS:
+        if (
+            len(rows) <= _FEW_ROWS
+            and all(map(_is_small, rows))
+            and (params is None or _is_small(params))
+            and not cursor.nextset()
+        ):
             self._spare = cursor
 
     def forget_answer(self) -> None:
@@ -152,8 +167,16 @@ class NodeConnection(_Leased, psycopg.Connection[Any]):
         cursor.execute(sql, params, prepare=prepare)
         rows = [] if cursor.rownumber is None else cursor.fetchall()
         result = Result(cursor, rows, self.node)
-        self._keep_cursor(cursor, rows)
+        self._keep_cursor(cursor, params, rows)
         return result
+
+    if not TYPE_CHECKING:  # psycopg's own types are better
+
+        def cursor(self, *arguments, **options):
+            """As psycopg's. What is done with it may change what cursors make of answers, so that
+            none of before is used again."""
+            self._spare = None
+            return psycopg.Connection.cursor(self, *arguments, **options)
 
     def begin_as(self, isolation: IsolationLevel | None, *, explicit: bool) -> None:
         """Let the next statement begin a transaction at this isolation level."""
@@ -205,8 +228,15 @@ class AsyncNodeConnection(_Leased, psycopg.AsyncConnection[Any]):
         await cursor.execute(sql, params, prepare=prepare)
         rows = [] if cursor.rownumber is None else await cursor.fetchall()
         result = Result(cursor, rows, self.node)
-        self._keep_cursor(cursor, rows)
+        self._keep_cursor(cursor, params, rows)
         return result
+
+    if not TYPE_CHECKING:
+
+        def cursor(self, *arguments, **options):
+            """As :meth:`NodeConnection.cursor`."""
+            self._spare = None
+            return psycopg.AsyncConnection.cursor(self, *arguments, **options)
 
     async def begin_as(self, isolation: IsolationLevel | None, *, explicit: bool) -> None:
         """Let the next statement begin a transaction at this isolation level."""

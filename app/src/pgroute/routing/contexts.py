@@ -126,7 +126,6 @@ class Writing(Holder):
             try:
                 connection.end(commit)
             except BaseException as failure:  # noqa: BLE001 - learnt from, then raised
-                router.saw(self)
                 router.drive(ending_failed(router, self, commit, failure))
                 return
         router.wrote(self)

@@ -55,6 +55,7 @@ def ending_failed(
     error: BaseException | None = None,
 ) -> Steps[None]:
     """Go on after :func:`end`, which had ``error`` to begin with, met ``failure``."""
+    router.saw(holder)  # it may have happened
     lost = holder.connection.pgconn.transaction_status == _LOST
     cut = yield from let_go(router, holder)
     told = explain(router, holder, failure if error is None else error, cut=cut, lost=lost)

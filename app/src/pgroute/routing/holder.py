@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pgroute.core.contracts import EVENTUAL, Contract
@@ -20,6 +20,11 @@ class Plan:
     trail: Trail | None = None
     wait: float = 0.0  # for a replica to meet the contract
     reason: Reason | None = None  # instead of the contract's own
+
+    @property
+    def apart(self) -> Plan:
+        """The same for another thread to look at: a trail is for one alone."""
+        return self if self.trail is None else replace(self, trail=self.trail.copy())
 
     @property
     def replica_reason(self) -> Reason:

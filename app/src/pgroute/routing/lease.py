@@ -149,6 +149,12 @@ class Front(Generic[Connection]):
         except IndexError:
             return None
 
+    def put_back(self, connection: Connection) -> None:
+        """Let an idle connection that was looked at be as it was."""
+        self.idle.append(connection)
+        if self.waiting or self.closed:
+            self.hand_over()
+
     def keep(self, holder: Any, connection: Connection) -> bool:
         """Take a connection back at once; False when that needs thought, and nothing was done."""
         if (

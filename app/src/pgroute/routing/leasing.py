@@ -48,15 +48,19 @@ def _find_reader(router: Base, holder: Holder, avoid: frozenset[str]) -> Steps[A
     tried = set(avoid)
     waited = False
     while True:
-        epochs = {name: router.fleet.ledger.epoch(name) for name in router.fleet.names}
+        ledger = router.fleet.ledger
+        epochs = {name: (ledger.timeline, ledger.epoch(name)) for name in router.fleet.names}
         chosen = _select(router, plan)
         if plan.node is not None:
-            return (yield from _lease_named(router, holder, plan, chosen, wait_until, until))
-        found = yield from _first_of(router, holder, plan, chosen, tried, until)
+            found = yield from _lease_named(router, holder, plan, chosen, wait_until, until)
+        else:
+            found = yield from _first_of(router, holder, plan, chosen, tried, until)
         if found is not None:
-            if plan is PLAIN or holder.epoch == epochs[holder.route.node]:
+            known = (holder.timeline, holder.epoch) == epochs[holder.route.node]
+            if known or plan is PLAIN or holder.route.role is Role.PRIMARY:
                 return found
-            yield from give_back(router, holder)  # it was away: it may have come back with less
+            # It was away and may have come back with less, or another one is the primary by now.
+            yield from give_back(router, holder)
             continue
         then = chosen.then
         patient = then is Then.WAIT or plan.contract.otherwise is Otherwise.RAISE
@@ -223,7 +227,7 @@ def _until_met(router: Base, plan: Plan, tried: set[str], then: Then, limit: flo
     fleet, started = router.fleet, router.clock()
 
     def met() -> bool:
-        chosen = _select(router, plan)
+        chosen = _select(router, plan.apart)
         changed = then in (Then.LOOK_AGAIN, Then.REFUSE) and chosen.then is not then
         return changed or bool(set(chosen.candidates) - tried)
 
@@ -249,7 +253,7 @@ def _lease_named(
     if name not in chosen.candidates:
 
         def met() -> bool:
-            return name in _select(router, plan).candidates
+            return name in _select(router, plan.apart).candidates
 
         fleet.want()
         left = max(wait_until - router.clock(), 0.0)

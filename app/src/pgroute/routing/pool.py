@@ -104,18 +104,18 @@ class NodePool(Front[NodeConnection]):
             except psycopg.Error:
                 self.discard(connection)
                 return
-        self.idle.append(connection)
-        if self.waiting or self.closed:
-            self.hand_over()
+        self.put_back(connection)
 
     def hand_over(self) -> None:
         """Give one idle connection to whoever waits in psycopg_pool."""
         connection = self.idle_one()
         if connection is not None:
+            connection.forget_answer()
             connection.home.putconn(connection)
 
     def discard(self, connection: NodeConnection) -> None:
         """Return a connection that must not be used again."""
+        connection.forget_answer()
         with suppress(psycopg.Error):
             connection.close()
         with suppress(ValueError, PoolClosed):

@@ -261,6 +261,18 @@ def test_a_floor_never_sinks() -> None:
     assert trail.floor == token(4980)
 
 
+def test_a_copy_of_a_trail_is_of_its_own() -> None:
+    fleet, trail = Fleet(), Trail(token(4000))
+    trail.note(Mark("pg2", 9.85, 1))
+    copied = trail.copy()
+    assert (copied.floor, copied.pending) == (trail.floor, trail.pending)
+    copied.settle(fleet.ledger)
+    copied.note(Mark("pg3", 9.95, 1))
+    assert copied.floor == token(5000)
+    assert trail.floor == token(4000)
+    assert trail.pending == (Mark("pg2", 9.85, 1),)
+
+
 def test_a_session_keeps_one_mark_for_each_node() -> None:
     trail = Trail()
     for at in range(1000):
