@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
 from contextvars import copy_context
+from functools import cached_property
 from typing import Any, Self, TypeVar
 
 import psycopg
@@ -35,6 +36,7 @@ from pgroute.routing.commit import Commit
 from pgroute.routing.connections import AsyncNodeConnection
 from pgroute.routing.hedging import Pace, hedged_async
 from pgroute.routing.holder import PLAIN, Holder, Plan
+from pgroute.routing.shelter import sheltered
 from pgroute.routing.tokens import PendingToken
 from pgroute.session import AsyncSession
 from pgroute.statements import Route as Lane
@@ -50,6 +52,12 @@ class AsyncRouter(Base):
     """
 
     _loop: asyncio.AbstractEventLoop
+
+    @cached_property
+    def _tasks(self) -> set[asyncio.Future[Any]]:
+        """Those that nobody awaits."""
+        return set()
+
     _pace: Pace | None = None  # None: no read is hedged
 
     # Life
@@ -66,14 +74,17 @@ class AsyncRouter(Base):
         if self.opened:
             raise RouterClosed("a router is opened once")
         self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Future[Any]] = set()
         self.opened = True
         if self.settings.hedge_share > 0:
             self._pace = Pace(self.hedge_delay)
         self.fleet.start()
-        # The first answers include connecting, which later ones do not.
-        settings = self.settings
-        await self._asked(settings.connect_timeout_seconds + settings.probe_timeout_seconds)
+        try:
+            # The first answers include connecting, which later ones do not.
+            settings = self.settings
+            await self._asked(settings.connect_timeout_seconds + settings.probe_timeout_seconds)
+        except BaseException:  # cancelled: nobody will close what was not opened
+            await sheltered(self.close(0))
+            raise
         self.routes_changed()
         self._soon(self._learn_statements)
 
@@ -243,16 +254,8 @@ class AsyncRouter(Base):
     async def sheltered(self, steps: Steps[T]) -> T:
         """Run steps to their end even when the task is cancelled meanwhile."""
         context = copy_context()
-        task = asyncio.create_task(self.drive(steps), context=context)
         try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            while not task.done():
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait([task])
-            if not task.cancelled():
-                task.exception()  # heard; the cancellation goes first
-            raise
+            return await sheltered(self.drive(steps), context)
         finally:
             self._last_write.set(context.get(self._last_write))  # what a task sets is its own
 

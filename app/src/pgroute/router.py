@@ -71,9 +71,13 @@ class Router(Base):
             self._pace = Pace(self.hedge_delay)
             self._hedger = ThreadPoolExecutor(_MOST_HEDGED, thread_name_prefix="pgroute-hedge")
         self.fleet.start()
-        # The first answers include connecting, which later ones do not.
-        settings = self.settings
-        self._asked(settings.connect_timeout_seconds + settings.probe_timeout_seconds)
+        try:
+            # The first answers include connecting, which later ones do not.
+            settings = self.settings
+            self._asked(settings.connect_timeout_seconds + settings.probe_timeout_seconds)
+        except BaseException:  # an interrupt: nobody will close what was not opened
+            self.close(0)
+            raise
         self.routes_changed()
         self.fleet.in_background(self._learn_statements)
 

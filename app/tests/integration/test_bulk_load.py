@@ -57,6 +57,12 @@ alter table bulk.guarded enable row level security;
 create policy everyone on bulk.guarded using (true);
 create table bulk.closed (id uuid, name text, n int4) partition by hash (id);
 create table bulk.c0 partition of bulk.closed for values with (modulus 1, remainder 0);
+create table bulk.sifted (id uuid, name text, n int) partition by hash (id);
+create table bulk.s0 partition of bulk.sifted for values with (modulus 2, remainder 0);
+create table bulk.s1 partition of bulk.sifted for values with (modulus 2, remainder 1);
+create function bulk.sift() returns trigger language plpgsql as
+    $$ begin if new.n % 3 = 0 then return null; end if; return new; end $$;
+create trigger sift before insert on bulk.sifted for each row execute function bulk.sift();
 create table bulk.kept (id uuid default gen_random_uuid(), n int4) partition by hash (id);
 create table bulk.k0 partition of bulk.kept for values with (modulus 1, remainder 0);
 grant select, insert, delete on all tables in schema bulk to app_rw;
@@ -91,7 +97,16 @@ def connect(schema: Servers) -> Callable[[], Connection]:
 def connection(connect: Callable[[], Connection]) -> Iterator[Connection]:
     with connect() as opened:
         opened.autocommit = True
-        for table in ("people", "later", "plain", "numbers", "watched", "guarded", "closed"):
+        for table in (
+            "people",
+            "later",
+            "plain",
+            "numbers",
+            "watched",
+            "guarded",
+            "closed",
+            "sifted",
+        ):
             opened.execute(f"delete from bulk.{table}")
         yield opened
 
@@ -166,6 +181,32 @@ def test_a_connection_given_keeps_its_transaction(connection: Connection) -> Non
     done = load(connection, "bulk.people", COLUMNS, people(100))
     assert [part.outcome for part in done.parts] == [Outcome.COMMITTED]
     assert len(stored(connection)) == 100
+
+
+def test_a_load_is_rolled_back_with_the_block_that_it_is_part_of(
+    router: Router, connect: Callable[[], Connection], connection: Connection
+) -> None:
+    for block in (router.write, connect):
+        with pytest.raises(ZeroDivisionError), block() as given:  # noqa: PT012 - how it ends
+            done = load(given, "bulk.people", COLUMNS, people(100))
+            assert [part.outcome for part in done.parts] == [Outcome.CALLERS]
+            raise ZeroDivisionError
+        assert stored(connection) == []
+    with router.write() as given:
+        load(given, "bulk.people", COLUMNS, people(100))
+    assert len(stored(connection)) == 100
+
+
+@pytest.mark.parametrize("by_leaf", [True, False])
+@pytest.mark.parametrize("max_rejects", [0, 5])
+def test_rows_that_a_trigger_drops_are_not_told_as_written(
+    router: Router, connection: Connection, by_leaf: bool, max_rejects: int
+) -> None:
+    done = load(
+        router, "bulk.sifted", COLUMNS, people(900), by_leaf=by_leaf, max_rejects=max_rejects
+    )
+    assert (done.rows_read, done.rows, done.passed_over) == (900, 600, 300)
+    assert len(stored(connection, "bulk.sifted")) == 600
 
 
 @pytest.mark.parametrize("by_leaf", [True, False])

@@ -8,11 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import String, event, func, select, text
-from sqlalchemy.exc import DBAPIError, ProgrammingError
+from sqlalchemy import String, event, func, insert, select, text
+from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 from pgroute import DeadlineExceeded, Router
+from pgroute.core.lsn import Mark
 from pgroute.errors import ContractNotMet, UnknownContract
 from pgroute.integrations.sqlalchemy import Engines, RoutedSession
 from pgroute.statements import Route
@@ -330,6 +331,52 @@ def test_a_unit_of_work_is_tried_again_as_a_whole(engines: Engines, router: Rout
     with router.read("strong") as connection:
         count = connection.execute("select count(*) from tbl_users where id = %s", (key,))
         assert count.fetchone() == (1,)
+
+
+def test_what_a_unit_of_work_rolls_back_is_not_committed(engines: Engines, router: Router) -> None:
+    keys = [uuid.uuid4() for _ in range(3)]
+
+    def work(session: Session) -> str:
+        session.add(User(id=keys[0], first_name="Undone"))
+        session.flush()
+        session.rollback()
+        session.add(User(id=keys[1], first_name="Kept"))
+        session.flush()
+        with pytest.raises(IntegrityError):
+            session.execute(insert(User).values(id=keys[1], first_name="Twice"))
+        session.rollback()
+        session.add(User(id=keys[2], first_name="Kept"))
+        return "refused"
+
+    assert engines.transaction(work) == "refused"
+    with router.read("strong") as connection:
+        found = connection.execute("select id from tbl_users where id = any(%s)", (keys,))
+        assert found.fetchall() == [(keys[2],)]
+
+
+def test_who_hears_of_a_commit_may_ask_for_its_token(
+    sessions: sessionmaker[RoutedSession], router: Router
+) -> None:
+    heard: list[object] = []
+    with sessions() as session:
+        event.listen(session, "after_commit", lambda _: heard.append(router._last_write.get()))
+        before = router.clock()
+        session.add(User(first_name="Heard"))
+        session.commit()
+    (mark,) = heard
+    assert isinstance(mark, Mark)
+    assert (mark.node, mark.ended_at >= before) == ("pg1", True)
+
+
+def test_a_session_that_was_cut_before_its_commit_says_so(servers: Servers) -> None:
+    with Router(servers.settings(operation_timeout_seconds=2)) as router:
+        eventually(lambda: whole(router), what="a whole fleet")
+        with Engines(router).sessionmaker()() as session:
+            session.add(User(first_name="Late"))
+            session.flush()
+            eventually(lambda: not router.busy(), what="the connection is cut")
+            with pytest.raises(DeadlineExceeded, match="pg1"):
+                session.commit()
 
 
 def test_a_unit_of_work_that_fails_is_rolled_back(engines: Engines, router: Router) -> None:

@@ -135,9 +135,19 @@ def test_a_unit_of_work_is_tried_again_as_a_whole(servers: Servers) -> None:
 
         assert await engines.transaction(work) == "done"
         assert len(tries) == 3
+
+        async def undo(session: AsyncSession) -> str:
+            session.add(User(id=uuid.uuid4(), first_name="Undone"))
+            await session.flush()
+            await session.rollback()
+            return "refused"
+
+        assert await engines.transaction(undo) == "refused"
         async with engines.reading("strong").connect() as connection:
             ask = text("select count(*) from tbl_users where id = :key")
             assert await connection.scalar(ask, {"key": key}) == 1
+            ask = text("select count(*) from tbl_users where first_name = 'Undone'")
+            assert await connection.scalar(ask) == 0
 
     over(servers, use)
 

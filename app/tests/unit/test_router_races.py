@@ -15,6 +15,9 @@ from pgroute import (
     CommitUnknown,
     DeadlineExceeded,
     NodeUnavailable,
+    Reason,
+    RouterClosed,
+    SplitBrain,
     Token,
     TokenNotReached,
     TokenUnproven,
@@ -23,7 +26,11 @@ from pgroute.core.candidates import select
 from pgroute.core.topology import Answer, Observation, Role, Silence
 from pgroute.routing import leasing
 from pgroute.routing.commit import Commit
+from pgroute.routing.hedging import _Attempt, _GivenUp
+from pgroute.routing.holder import PLAIN
+from pgroute.routing.lease import UNFIT
 from pgroute.routing.routes import _none
+from pgroute.routing.running import Statement
 from pgroute.routing.tokens import PendingToken
 from pgroute.statements import Route as Lane
 
@@ -296,6 +303,69 @@ def test_a_trail_is_looked_at_by_one_thread_only(monkeypatch: pytest.MonkeyPatch
             pass
         assert len(looked) > 10
         assert session._trail not in looked[:10]
+
+
+RIVAL = Answer("pg2", False, 1, 7, 1000, False)
+
+
+def test_a_rival_that_stalls_has_not_given_up() -> None:
+    router = Staged((PRIMARY, RIVAL, REPLICA_3))
+    for silent in ((PRIMARY, Silence("pg2", "gone")), (Silence("pg1", "gone"), RIVAL)):
+        play(router, *silent, REPLICA_3)
+        with pytest.raises(SplitBrain, match="pg1 and pg2 are both writable"):
+            router.write().__enter__()
+        play(router, PRIMARY, RIVAL, REPLICA_3)
+    for _ in range(4):  # gone for good: stopped by whoever decided between them
+        play(router, Silence("pg1", "gone"), RIVAL, REPLICA_3)
+        router.time.sleep(10)
+    with router.write() as connection:
+        assert connection.node == "pg2"
+
+
+def test_a_rival_that_has_given_up_is_forgotten() -> None:
+    router = Staged((PRIMARY, RIVAL, REPLICA_3))
+    play(router, *ALL_WELL)
+    with router.write() as connection:
+        assert connection.node == "pg1"
+    play(router, Silence("pg1", "gone"), REPLICA_2, REPLICA_3)
+    assert router.topology.primary is None
+
+
+def test_the_first_to_answer_does_not_decide_whose_cluster_it_is() -> None:
+    router = Staged()
+    for seen in (Answer("pg2", False, 1, 8, 1000, False), PRIMARY, REPLICA_3):
+        router.fleet.answered(seen, started_at=router.time.now)
+    assert router.topology.split == ("pg1", "pg2")
+    with pytest.raises(SplitBrain, match="different clusters"):
+        router.write().__enter__()
+
+
+def test_whoever_waits_when_the_router_closes_is_told_so() -> None:
+    router = Staged(ALL_WELL)
+    waiting = router.fleet.when(lambda: False)
+    router.fleet.stop(0)
+    assert isinstance(waiting.exception(0), RouterClosed)
+
+
+def test_a_hedge_that_comes_too_late_asks_nobody() -> None:
+    router = Staged(ALL_WELL)
+    statement = Statement("select 1", None, PLAIN, True, False, router.time.now + 1)
+    late, lost = _Attempt(router, statement), _Attempt(router, statement)
+    late.cancel()
+    with pytest.raises(_GivenUp):
+        router.drive(late.steps())
+    assert router.pool("pg2").in_flight == router.pool("pg3").in_flight == {}
+    assert router.connection("pg2").done == router.connection("pg3").done == []
+
+    def refuse(*, timeout: float) -> None:
+        raise psycopg.errors.CancellationTimeout("too slow")
+
+    lost.holder.route = router.route("pg2", True, Role.REPLICA, Reason.HEDGE)
+    lost.holder.connection = connection = router.connection("pg2")
+    connection.cancel_safe = refuse  # type: ignore[attr-defined]
+    lost._leased()
+    lost.cancel()
+    assert connection.epoch == UNFIT  # the server may yet stop what runs on it then
 
 
 def test_a_write_that_may_be_lost_is_told_once() -> None:

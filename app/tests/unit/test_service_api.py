@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -253,17 +254,28 @@ def test_an_error_of_the_router_has_its_status_and_its_words(
         (psycopg.errors.QueryCanceled("canceling statement"), 504),
         (psycopg.errors.StringDataRightTruncation("value too long"), 422),
         (psycopg.errors.AdminShutdown("secret-host going down"), 503),
+        (psycopg.errors.ReadOnlySqlTransaction("secret-host"), 503),
+        (psycopg.errors.DeadlockDetected("secret-host"), 503),
+        (psycopg.errors.DiskFull("secret-host"), 503),
+        (psycopg.errors.CheckViolation("Failing row contains (secret-host)"), 500),
         (psycopg.errors.InsufficientPrivilege("secret-host"), 500),
         (RuntimeError("secret-host"), 500),
     ],
 )
 def test_an_error_of_the_database_tells_no_internals(
-    client: TestClient, store: Scripted, error: Exception, status: int
+    client: TestClient,
+    store: Scripted,
+    error: Exception,
+    status: int,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     error.add_note("pgroute: on node pg2")
     store.answer = error
     told = problem(client.get(f"/users/{ADA.id}"), status)
     assert "secret-host" not in str(told)
+    if isinstance(error, psycopg.Error):
+        assert "secret-host" not in caplog.text
+        assert (f"{error.sqlstate}" in caplog.text) == (status == 500)
     assert told["detail"].endswith("(on node pg2)")
 
 
@@ -313,8 +325,17 @@ def test_the_cursor_leads_to_the_next_page(client: TestClient, store: Scripted) 
 
 @pytest.mark.parametrize(
     "cursor",
-    ["x", "ü", "=", "W10", "bnVsbA", cursors.write(UserOrder.AGE, True, ADA)],
-    ids=["text", "not ascii", "padding", "empty list", "null", "of another order"],
+    [
+        "x",
+        "ü",
+        "=",
+        "W10",
+        "bnVsbA",
+        cursors.write(UserOrder.AGE, True, ADA),
+        base64.urlsafe_b64encode(b"[" * 1490).decode(),
+        base64.urlsafe_b64encode(b'["age",false,"%s","\\ud800"]' % str(ADA.id).encode()).decode(),
+    ],
+    ids=["text", "not ascii", "padding", "empty list", "null", "another order", "deep", "half"],
 )
 def test_a_cursor_that_is_none_is_400(client: TestClient, store: Scripted, cursor: str) -> None:
     told = problem(client.get("/users", params={"cursor": cursor}), 400)

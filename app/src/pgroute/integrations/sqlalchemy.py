@@ -134,10 +134,12 @@ class Engines:
         """
 
         def attempt(connection: Any) -> T:
-            engine = self.leasing(Given(connection), write=True)
+            given = Given(connection)
+            engine = self.leasing(given, write=True)
             with server_errors(), Session(engine, expire_on_commit=False) as session:
                 value = fn(session)
                 session.flush()
+                given.done = True
                 return value
 
         found: T = self.router.transaction(attempt, **how)
@@ -219,11 +221,13 @@ class AsyncEngines(Engines):
         """As :meth:`Engines.transaction`, for a coroutine function of an AsyncSession."""
 
         async def attempt(connection: Any) -> T:
-            engine = AsyncEngine(self.leasing(Given(connection), write=True))
+            given = Given(connection)
+            engine = AsyncEngine(self.leasing(given, write=True))
             with server_errors():
                 async with AsyncSession(engine, expire_on_commit=False) as session:
                     value = await fn(session)
                     await session.flush()
+                    given.done = True
                     return value
 
         found: T = await self.router.transaction(attempt, **how)

@@ -24,6 +24,7 @@ from pgroute.errors import PgrouteError
 from pgroute.routing.base import Steps
 from pgroute.routing.commit import Commit
 from pgroute.routing.ending import explain, resolve
+from pgroute.routing.shelter import sheltered
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class Given:
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
+        self.done = False  # the function has returned: what SQLAlchemy tidies up is to be kept
 
     def write(self) -> Self:
         return self
@@ -144,7 +146,7 @@ class _Dialect(_Psycopg):  # type: ignore[misc]
 
     def do_rollback(self, dbapi_connection: Any) -> None:
         held = _held(dbapi_connection)
-        if held is None or not held.is_given:
+        if held is None or not (held.is_given and held.want.source.done):
             super().do_rollback(dbapi_connection)
 
     def do_commit(self, dbapi_connection: Any) -> None:
@@ -209,7 +211,7 @@ class _AsyncDialect(_Dialect, _AsyncPsycopg):  # type: ignore[misc]
     def _end(self, driver: Any, held: Held) -> None:
         if held.is_given:
             return
-        await_only(self._end_async(driver, held))
+        await_only(sheltered(self._end_async(driver, held)))
 
     async def _end_async(self, driver: Any, held: Held) -> None:
         with suppress(psycopg.Error, PgrouteError):
@@ -234,6 +236,9 @@ def _commit(lease: Any) -> Steps[None]:
     router, connection = lease.router, lease.connection
     if not connection.in_transaction:
         return
+    if lease not in lease.pool.in_flight:
+        error = psycopg.OperationalError("the connection was cut before the COMMIT")
+        raise explain(router, lease, error, cut=True, lost=True)
     commit = Commit()
     try:
         yield router.do_commit(connection, commit)
@@ -244,6 +249,8 @@ def _commit(lease: Any) -> Steps[None]:
         if not commit.sent:
             raise told from error
         yield from resolve(router, lease, commit, told)
+    else:
+        router.wrote(lease)  # now: whoever is told of the commit may ask for a token
 
 
 def _driver(connection: Any) -> Any:

@@ -86,6 +86,7 @@ class Stream:
     def __init__(self, connection: psycopg.Connection[Any], shape: Shape, target: Target) -> None:
         self.target = target
         self.numbers: list[int] = []
+        self._written = 0
         self._shape = shape
         statement = sql.SQL("copy {}.{} ({}) from stdin{}").format(
             sql.Identifier(target.schema),
@@ -95,6 +96,7 @@ class Stream:
         )
         with ExitStack() as opening:
             cursor = opening.enter_context(connection.cursor())
+            opening.callback(lambda: self._told(cursor.rowcount))  # before it is closed
             copying = opening.enter_context(cursor.copy(statement))
             if shape.types:
                 copying.set_types(shape.types)
@@ -124,13 +126,20 @@ class Stream:
                 raise
             raise BadRow(before + at, error) from error
 
-    def finish(self) -> None:
-        """End the COPY: the server has every row, or refuses one."""
+    def finish(self) -> int:
+        """End the COPY: how many rows the server has written, or BadRow for one it refuses.
+
+        A trigger may have passed over some without an error.
+        """
         try:
             self._open.close()
         except psycopg.Error as error:
             self._blame(error)
             raise
+        return self._written
+
+    def _told(self, rows: int) -> None:
+        self._written = rows
 
     def _blame(self, error: psycopg.Error) -> None:
         """BadRow when the server speaks of a row."""
@@ -161,8 +170,8 @@ def copy_without_rejects(
             with connection.transaction():
                 stream = Stream(connection, shape, some.target)
                 stream.write(some)
-                stream.finish()
-            written += len(some.rows)
+                count = stream.finish()
+            written += count
         except BadRow as bad:
             if len(some.rows) == 1:
                 reject(_reject(some.target, some.numbers[0], bad))

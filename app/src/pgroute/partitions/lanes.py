@@ -138,17 +138,19 @@ class Lane:
         return None
 
     def _copy(self, connection: psycopg.Connection[Any], block: Block) -> None:
-        count = len(block.rows)
         if self._rejects.tolerant:
             count = copy_without_rejects(connection, self._shape, block, self._rejects.add)
-        else:
-            stream = self._stream_into(connection, block.target)
-            try:
-                stream.write(block)
-            except BadRow as bad:
-                self._rejects.add(rejected(stream, bad))
-        label = block.target.label
-        self.written[label] = self.written.get(label, 0) + count
+            self._count(block.target, count)
+            return
+        self._count(block.target, len(block.rows))
+        stream = self._stream_into(connection, block.target)
+        try:
+            stream.write(block)
+        except BadRow as bad:
+            self._rejects.add(rejected(stream, bad))
+
+    def _count(self, target: Target, rows: int) -> None:
+        self.written[target.label] = self.written.get(target.label, 0) + rows
 
     def _stream_into(self, connection: psycopg.Connection[Any], target: Target) -> Stream:
         stream = self._stream
@@ -161,7 +163,7 @@ class Lane:
         stream, self._stream = self._stream, None
         if stream is not None:
             try:
-                stream.finish()
+                self._count(stream.target, stream.finish() - len(stream.numbers))
             except BadRow as bad:
                 self._rejects.add(rejected(stream, bad))
 

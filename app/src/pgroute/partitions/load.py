@@ -72,7 +72,9 @@ def load(
     """Write ``rows`` (sequences in the order of ``columns``) into ``table`` with COPY.
 
     ``where``: a Router; a function that gives a connection whose block commits; or a connection,
-    on which the load is part of the caller's transaction (one of its own when none is open).
+    on which the load is part of the caller's transaction (of its own with ``autocommit`` and no
+    open one).
+
     *Leaves.* On one connection rows go through ``table``: the server checks a row's leaf at the
     price of choosing it, so that choosing here saves nothing. On several, each takes the rows of
     its own leaves, by the key computed here; that pays when the server's work per row (indexes,
@@ -331,6 +333,8 @@ class _Loading:
 def _connect(where: Where, timeout: float) -> tuple[Connect, bool]:
     """How a lane gets its connection, and whether the caller's transaction decides."""
     if isinstance(where, psycopg.Connection):
+        if not where.autocommit:  # as its first statement does, and its block or caller commits
+            where.execute("select 1")
         open_already = where.pgconn.transaction_status != psycopg.pq.TransactionStatus.IDLE
         return lambda: _transaction_on(where), open_already
     if callable(where):

@@ -62,6 +62,12 @@ class Loaded:
         return self.rows_with(Outcome.COMMITTED, Outcome.CALLERS)
 
     @property
+    def passed_over(self) -> int:
+        """The rows that were neither written nor refused: a trigger of the table has dropped them.
+        Told of a load that has ended well."""
+        return self.rows_read - len(self.rejects) - self.rows
+
+    @property
     def node(self) -> str:
         """The node that took the rows; the last one, were there several."""
         return self.parts[-1].node if self.parts else ""

@@ -103,8 +103,10 @@ class AsyncNodePool(Front[AsyncNodeConnection]):
         if self.on_return is not None:
             try:
                 await self.on_return(connection)
-            except psycopg.Error:
+            except BaseException as error:
                 await self.discard(connection)
+                if not isinstance(error, psycopg.Error):
+                    raise
                 return
         self.put_back(connection)
 

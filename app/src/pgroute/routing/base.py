@@ -102,9 +102,10 @@ class Base(ABC):
         self.retry_budget = RatioBudget(settings.retry_share, reserve=10)
         self.hedge_budget = RatioBudget(settings.hedge_share, most=100)
         self.hedge_delay = HedgeDelay(fraction=settings.hedge_percentile)
+        rate = settings.spill_reads_per_second
         self.spill_cap = TokenBucket(
-            per_second=settings.spill_reads_per_second,
-            burst=settings.spill_reads_per_second,
+            per_second=rate,
+            burst=max(1.0, rate) if rate else 0.0,
             now=clock(),
         )
         self.pools_by_key: dict[tuple[str, bool], Any] = {

@@ -10,7 +10,13 @@ from psycopg.errors import InFailedSqlTransaction, ReadOnlySqlTransaction
 
 from pgroute.core.retries import Backoff
 from pgroute.core.topology import Role
-from pgroute.errors import CommitUnknown, DeadlineExceeded, NodeUnavailable, RoutingError
+from pgroute.errors import (
+    CommitUnknown,
+    DeadlineExceeded,
+    NodeUnavailable,
+    RouterClosed,
+    RoutingError,
+)
 from pgroute.observing.observer import Doubt, Fault, Reason
 from pgroute.routing.base import Base, Steps
 from pgroute.routing.commit import ASK_FATE, Commit
@@ -174,7 +180,10 @@ def _fate(router: Base, holder: Holder, number: int) -> Steps[Any]:
             ready = fleet.when(
                 lambda: fleet.primary == node or fleet.topology.fence.timeline != holder.timeline
             )
-            yield router.do_wait(ready, max(until - router.clock(), 0.0))
+            try:
+                yield router.do_wait(ready, max(until - router.clock(), 0.0))
+            except RouterClosed:
+                return None
     return None
 
 

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from random import Random
@@ -25,7 +25,7 @@ from pgroute.core.contracts import EVENTUAL
 from pgroute.core.ledger import Ledger
 from pgroute.core.lsn import Mark
 from pgroute.core.topology import Answer, Fence, Observation, Role, Silence, Topology, decide
-from pgroute.errors import PgrouteError
+from pgroute.errors import PgrouteError, RouterClosed
 from pgroute.observing.observer import Fault, Observer
 from pgroute.routing.probe import one_line
 from pgroute.routing.sampler import Sampler
@@ -33,6 +33,7 @@ from pgroute.routing.sampler import Sampler
 _log = logging.getLogger("pgroute")
 
 _SWEEP_SECONDS = 1.0
+_RIVAL_SECONDS = 30.0  # so long a silent server of a split is taken for as writable as it was
 _DECIDE_SECONDS = 0.05  # how old a lag may be before the topology is made anew for it alone
 
 
@@ -107,6 +108,8 @@ class Fleet:
         self._lost: set[str] = set()
         self._random = random or Random()  # noqa: S311 - spreads load, guards nothing
         self._states = dict.fromkeys(self.names, BreakerState.CLOSED)
+        self._rivals: dict[str, Answer] = {}  # of the last split
+        self._pinned = False  # whether what the fence says was decided with all servers known
         self._wrote_to: str | None = None  # the newest primary
         self._decided_at = 0.0
         self._swept_at = 0.0
@@ -134,7 +137,8 @@ class Fleet:
         with self._waiters_lock:
             waiters, self._waiters = self._waiters, []
         for _, future in waiters:
-            future.cancel()
+            with suppress(InvalidStateError):
+                future.set_exception(RouterClosed("the router is closed"))
 
     # For whoever routes
 
@@ -255,16 +259,29 @@ class Fleet:
         before = self.topology
         self._decided_at = now
         self.topology = after = decide(
-            [self._seen[name] for name in self.names],
-            fence=before.fence,
+            [self._known(name, now) for name in self.names],
+            # The first that answers must not decide whose cluster this is.
+            fence=before.fence if self._pinned else Fence(),
             max_lag_bytes=self.settings.max_lag_bytes,
         )
+        self._pinned = self._pinned or all(self._told_at.values())
+        rivals = {name: self._known(name, now) for name in after.split}
+        self._rivals = {name: one for name, one in rivals.items() if isinstance(one, Answer)}
         if (before.primary, before.problem) != (after.primary, after.problem):
             _log.info("primary: %s", after.primary or f"none ({after.problem})")
         self._choose()
         for state in after.nodes:
             if state.role in (Role.FENCED, Role.FOREIGN):
                 self._crew.cut_writes(state.node)
+
+    def _known(self, name: str, now: float) -> Observation:
+        """What a server said last. A rival for the primary's place that falls silent has not given
+        it up: it may only have stalled."""
+        rival = self._rivals.get(name)
+        since = self._silent_since.get(name)
+        if rival is not None and since is not None and now - since < _RIVAL_SECONDS:
+            return rival
+        return self._seen[name]
 
     def _choose(self) -> None:
         """Who of the topology may be used now, by the breakers.

@@ -9,23 +9,26 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import psycopg
 
+from pgroute.core.contracts import EVENTUAL, Otherwise
 from pgroute.core.latency import HedgeDelay
 from pgroute.observing.observer import Hedge, Reason
 from pgroute.results import Result
 from pgroute.routing.base import Base, Steps
-from pgroute.routing.holder import Holder
+from pgroute.routing.holder import Holder, Plan
+from pgroute.routing.lease import UNFIT
 from pgroute.routing.running import Statement, attempt
 
 if TYPE_CHECKING:
     from pgroute.async_router import AsyncRouter
     from pgroute.router import Router
 
+# Only another replica's answer is worth having twice.
+_ELSEWHERE = Plan(replace(EVENTUAL, otherwise=Otherwise.RAISE), reason=Reason.HEDGE)
 _CANCEL_SECONDS = 1.0
 _UPDATE_EVERY = 64  # reads
 
@@ -45,6 +48,10 @@ class Pace:
             self.delay.update()
 
 
+class _GivenUp(Exception):
+    """The other attempt has won before this one had a connection."""
+
+
 class _Attempt:
     """One of the two: its connection is not given back while somebody cancels on it."""
 
@@ -58,6 +65,7 @@ class _Attempt:
         self._statement = statement
         self._avoid = avoid
         self._lock = threading.Lock()
+        self._given_up = False
         self._over = False
 
     def steps(self) -> Steps[Result]:
@@ -69,12 +77,18 @@ class _Attempt:
     def cancel(self) -> None:
         """Let the server stop. Waits for the server to have heard it."""
         with self._lock:
+            self._given_up = True
             if self.node and not self._over:
-                with suppress(psycopg.Error):
+                try:
                     self.holder.connection.cancel_safe(timeout=_CANCEL_SECONDS)
+                except psycopg.Error:  # it may yet be heard: by another's statement, were it kept
+                    self.holder.connection.epoch = UNFIT
 
     def _leased(self) -> None:
-        self.node = self.holder.route.node
+        with self._lock:
+            if self._given_up:
+                raise _GivenUp
+            self.node = self.holder.route.node
 
     def _end(self) -> None:
         with self._lock:
@@ -88,7 +102,7 @@ def _second(router: Base, pace: Pace, statement: Statement, first: _Attempt) -> 
     if not router.hedge_budget.try_take(pace.reads):
         router.observer.hedged(first.node, Hedge.CAPPED)
         return None
-    again = replace(statement, plan=replace(statement.plan, reason=Reason.HEDGE))
+    again = replace(statement, plan=_ELSEWHERE)
     return _Attempt(router, again, frozenset({first.node}))
 
 

@@ -24,7 +24,7 @@ Connection = TypeVar("Connection", NodeConnection, AsyncNodeConnection)
 
 FRESH_SECONDS = 0.01  # handed out so shortly ago: not asked whether it is alive
 _IDLE_SECONDS = 2.0  # then it goes back to psycopg_pool, which closes what is not needed
-_RETIRED = -1  # the epoch of connections that are past their time
+UNFIT = -1  # the epoch of connections that are not to be used again
 _AUTHENTICATION_FAILED = ("28P01", "28000")
 
 
@@ -64,7 +64,7 @@ class Front(Generic[Connection]):
         self.last_error: str | None = None
         self.password_refused = False
         self._passfile = settings.passfile_read
-        self._passfile_then: tuple[int, int, int] | None = None
+        self._passfile_then: tuple[int, ...] | None = None
         self._lifetime = settings.pool_lifetime_seconds
         self._clock = clock
         self._random = random or Random()  # noqa: S311 - spreads load, guards nothing
@@ -107,12 +107,12 @@ class Front(Generic[Connection]):
         """
         return self.password_refused and self._passfile_now() != self._passfile_then
 
-    def _passfile_now(self) -> tuple[int, int, int] | None:
+    def _passfile_now(self) -> tuple[int, ...] | None:
         try:
             found = self._passfile.stat()
         except OSError:
             return None
-        return found.st_ino, found.st_size, found.st_mtime_ns
+        return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns  # mode, too
 
     def expiry(self) -> float:
         """Until when a connection made now is to be used."""
@@ -132,7 +132,7 @@ class Front(Generic[Connection]):
         connections += [holder.connection for holder in self.in_flight.copy()]
         for connection in connections:
             if now > connection.expires_at:
-                connection.epoch = _RETIRED
+                connection.epoch = UNFIT
 
     # For whoever leases
 

@@ -101,8 +101,10 @@ class NodePool(Front[NodeConnection]):
         if self.on_return is not None:
             try:
                 self.on_return(connection)
-            except psycopg.Error:
+            except BaseException as error:
                 self.discard(connection)
+                if not isinstance(error, psycopg.Error):
+                    raise
                 return
         self.put_back(connection)
 

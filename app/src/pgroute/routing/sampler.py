@@ -80,6 +80,9 @@ class Sampler:
     def stop(self, limit: float) -> None:
         """End within ``limit`` seconds and close the connections."""
         self._stopping = True
+        if self._thread.ident is None:  # it was never started
+            self._close_bell()
+            return
         self._ring()
         self._thread.join(limit)
 
@@ -103,9 +106,10 @@ class Sampler:
 
     def _close_bell(self) -> None:
         with self._bell_lock:
-            os.close(self._bell_in)
-            os.close(self._bell_out)
-            self._bell_in = self._bell_out = -1
+            if self._bell_in >= 0:
+                os.close(self._bell_in)
+                os.close(self._bell_out)
+                self._bell_in = self._bell_out = -1
 
     # The thread
 

@@ -23,7 +23,8 @@ def read(cursor: str, order: UserOrder, descending: bool) -> User:
         padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
         of_order, was_descending, key, name = json.loads(base64.urlsafe_b64decode(padded))
         last = User(UUID(key), str(name))
-    except (ValueError, TypeError, AttributeError, binascii.Error):
+        last.first_name.encode()  # JSON can tell characters that are none
+    except (ValueError, TypeError, AttributeError, RecursionError, binascii.Error):
         raise ValueError("not a cursor that this service gave") from None
     if (of_order, was_descending) != (order.value, descending):
         raise ValueError("the cursor is of another order than asked for")

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from pgroute import errors
+from pgroute.observing.logs import kind_of
 
 _log = logging.getLogger("pgroute")
 MEDIA_TYPE = "application/problem+json"
@@ -60,6 +61,18 @@ _KINDS: tuple[tuple[type[Exception], Kind], ...] = (
     (errors.RoutingError, Kind(503, "no-node", "No server can serve this now")),
     (errors.RouterClosed, Kind(503, "closing", "The service is closing")),
     (psycopg.errors.QueryCanceled, Kind(504, "deadline", "The database did not answer in time")),
+    (
+        psycopg.errors.ReadOnlySqlTransaction,
+        Kind(503, "no-primary", "There is nowhere to write", False),
+    ),
+    (
+        psycopg.errors.TransactionRollback,
+        Kind(503, "conflict", "Another change was in the way: try again", False),
+    ),
+    (
+        psycopg.errors.InsufficientResources,
+        Kind(503, "full", "The database has no room for it now", False),
+    ),
     (psycopg.DataError, Kind(422, "invalid-value", "The database does not take this value")),
     (
         psycopg.OperationalError,
@@ -163,7 +176,10 @@ def install(app: FastAPI) -> None:
     async def failed(request: Request, error: Exception) -> JSONResponse:
         problem = describe(error)
         if problem.status == 500:
-            _log.error("%s %s: %r", request.method, request.url.path, error, exc_info=error)
+            if isinstance(error, psycopg.Error):  # its words may hold a row
+                _log.error("%s %s: %s", request.method, request.url.path, kind_of(error))
+            else:
+                _log.error("%s %s: %r", request.method, request.url.path, error, exc_info=error)
         return answer(problem)
 
     for type_ in (errors.PgrouteError, psycopg.Error, Exception):
