@@ -14,6 +14,7 @@ import pytest
 from pgroute import (
     CommitUnknown,
     DeadlineExceeded,
+    Fault,
     NodeUnavailable,
     Reason,
     RouterClosed,
@@ -338,6 +339,24 @@ def test_the_first_to_answer_does_not_decide_whose_cluster_it_is() -> None:
     assert router.topology.split == ("pg1", "pg2")
     with pytest.raises(SplitBrain, match="different clusters"):
         router.write().__enter__()
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_errors_with_successes_between_them_put_nobody_out(works: bool) -> None:
+    """As when somebody ends a session every few seconds, on a server that is well."""
+    router = Staged(ALL_WELL)
+    router.make_idle("pg1", autocommit=False)
+    out = False
+    for _ in range(6):
+        router.fleet.suspect("pg1", Fault.CONNECTION_LOST, "terminated")
+        router.fleet.tick(router.time.now)
+        out |= router.fleet.primary is None
+        router.time.sleep(1.0)
+        if works:
+            with router.write():
+                pass
+        router.play()
+    assert out != works
 
 
 def test_whoever_waits_when_the_router_closes_is_told_so() -> None:

@@ -85,11 +85,15 @@ class Breaker:
 
     # What was seen of the node
 
+    @property
+    def failed_at(self) -> float | None:
+        """When the last of the errors came that count, None when none does."""
+        return self._failed_at if self._errors else None
+
     def succeeded(self) -> None:
         """A query came back, or failed for a reason that is not the node's."""
-        if self._errors:
-            with self._lock:
-                self._errors = 0
+        with self._lock:
+            self._errors = 0
 
     def failed(self, now: float, why: str) -> None:
         """A connection could not be made, or was lost. A running trial has failed with it."""

@@ -473,6 +473,14 @@ class Base(ABC):
                 self.observer.failed(pool.node, Fault.OVERDUE)
                 holder.connection.cut()
 
+    def worked_since(self, node: str, moment: float) -> bool:
+        """Whether a connection was handed out after ``moment`` and came back well."""
+        return any(
+            connection.used_at > moment
+            for read_only in (True, False)
+            for connection in self.pools_by_key[node, read_only].idle.copy()
+        )
+
     def cut_reads(self, node: str) -> None:
         """Cut whoever waits for an answer to a read from a silent node."""
         self._cut(self.pools_by_key[node, True], "it is silent", busy_only=True)

@@ -49,6 +49,9 @@ class Crew(Protocol):
     def watch(self, now: float) -> None:
         """Cut what is overdue. Called from the sampler's thread, every few milliseconds."""
 
+    def worked_since(self, node: str, moment: float) -> bool:
+        """Whether a connection was handed out after ``moment`` and came back well. As ``watch``."""
+
     def cut_reads(self, node: str) -> None:
         """Cut whoever waits for a read on a server that is silent. Called as ``watch``."""
 
@@ -236,6 +239,9 @@ class Fleet:
     def tick(self, now: float) -> None:
         """Look at breakers and deadlines; tell the crew who may be used."""
         for name, breaker in self.breakers.items():
+            failed_at = breaker.failed_at
+            if failed_at is not None and self._crew.worked_since(name, failed_at):
+                breaker.succeeded()
             state = breaker.check(now)
             if state is BreakerState.HALF_OPEN and breaker.try_trial(now):
                 self.in_background(lambda name=name: self._trial(name))  # type: ignore[misc]
