@@ -333,7 +333,7 @@ def test_the_cursor_leads_to_the_next_page(client: TestClient, store: Scripted) 
         "bnVsbA",
         cursors.write(UserOrder.AGE, True, ADA),
         base64.urlsafe_b64encode(b"[" * 1490).decode(),
-        base64.urlsafe_b64encode(b'["age",false,"%s","\\ud800"]' % str(ADA.id).encode()).decode(),
+        base64.urlsafe_b64encode(b'["id",false,"%s","\\ud800"]' % str(ADA.id).encode()).decode(),
     ],
     ids=["text", "not ascii", "padding", "empty list", "null", "another order", "deep", "half"],
 )
