@@ -281,7 +281,7 @@ class AsyncRouter(Base):
             again, until = reading.again(), reading.until
             statement = running.Statement(sql, params, again, True, idempotent, until)
             return await self._run_again(statement, reading, error)
-        await reading.__aexit__(None, None, None)
+        await reading.leave()
         return result
 
     async def _change(
@@ -299,7 +299,7 @@ class AsyncRouter(Base):
             again, until = writing.again(), writing.until
             statement = running.Statement(sql, params, again, False, idempotent, until)
             return await self._run_again(statement, writing, error)
-        await writing.__aexit__(None, None, None)
+        await writing.leave()
         return result
 
     async def _hedged(self, statement: running.Statement) -> Result:

@@ -270,7 +270,7 @@ class Router(Base):
             again, until = reading.again(), reading.until
             statement = running.Statement(sql, params, again, True, idempotent, until)
             return self._run_again(statement, reading, error)
-        reading.__exit__(None, None, None)
+        reading.leave()
         return result
 
     def _change(
@@ -288,7 +288,7 @@ class Router(Base):
             again, until = writing.again(), writing.until
             statement = running.Statement(sql, params, again, False, idempotent, until)
             return self._run_again(statement, writing, error)
-        writing.__exit__(None, None, None)
+        writing.leave()
         return result
 
     def _hedged(self, statement: running.Statement) -> Result:

@@ -30,6 +30,7 @@ class AsyncReading(Holder):
 
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
         pool, connection = self.pool, self.connection
+        connection.spare = None
         if (
             error is None
             and not connection.pgconn.transaction_status
@@ -37,6 +38,12 @@ class AsyncReading(Holder):
         ):
             return
         await self.router.sheltered(end(self.router, self, error))
+
+    async def leave(self) -> None:
+        """End the lease of a single statement that went well."""
+        pool, connection = self.pool, self.connection
+        if connection.pgconn.transaction_status or not pool.keep(self, connection):
+            await self.router.sheltered(end(self.router, self, None))
 
 
 class AsyncReadingAfter(AsyncReading):
@@ -83,6 +90,10 @@ class AsyncPlannedReading(AsyncReading):
         self.router.saw(self)
         await super().__aexit__(kind, error, trace)
 
+    async def leave(self) -> None:
+        self.router.saw(self)
+        await super().leave()
+
 
 class AsyncWriting(Holder):
     """``async with router.write()``: a transaction on the primary."""
@@ -108,8 +119,18 @@ class AsyncWriting(Holder):
 
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
         router, connection, pool = self.router, self.connection, self.pool
+        connection.spare = None
         if error is None and not connection.pgconn.transaction_status and self in pool.in_flight:
             router.wrote(self)  # it has committed by itself
             if pool.keep(self, connection):
                 return
         await router.sheltered(end(router, self, error))
+
+    async def leave(self) -> None:
+        """End the lease of a single statement that went well."""
+        router, connection, pool = self.router, self.connection, self.pool
+        if not connection.pgconn.transaction_status and self in pool.in_flight:
+            router.wrote(self)
+            if pool.keep(self, connection):
+                return
+        await router.sheltered(end(router, self, None))

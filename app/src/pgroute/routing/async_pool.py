@@ -94,6 +94,7 @@ class AsyncNodePool(Front[AsyncNodeConnection]):
 
     async def give_back(self, connection: AsyncNodeConnection) -> None:
         """Return a connection that is in no transaction; one that is unusable is replaced."""
+        connection.forget_answer()
         now = connection.used_at = self._clock()
         if connection.epoch != self.epoch or now > connection.expires_at or connection.closed:
             await self.discard(connection)

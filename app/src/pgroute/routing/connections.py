@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Generator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import Any, Protocol, Self
 
 import psycopg
 from psycopg import IsolationLevel, pq
@@ -19,16 +19,6 @@ from pgroute.results import Result
 from pgroute.routing.commit import SLOW_SECONDS, Commit
 
 _FEW_ROWS = 10
-_LONG = 1000  # bytes, characters or items
-
-
-def _is_small(values: Any) -> bool:
-    """Whether a row, or parameters, are surely small."""
-    if isinstance(values, dict):
-        values = values.values()
-    elif not isinstance(values, tuple | list):
-        return False
-    return all(not hasattr(value, "__len__") or len(value) <= _LONG for value in values)
 
 
 class Owner(Protocol):
@@ -60,7 +50,10 @@ class _Leased:
     prepare_threshold: int | None
     owner: Owner
     _commit_prepared: bool = False
-    _spare: Any = None  # a cursor that nobody holds
+    # The cursor of the last statement, for the next: a new one costs a seventh of a short
+    # statement's time. Gone at the end of every block, which may change what cursors make of
+    # answers, and within seconds, since it holds the last parameters and answer.
+    spare: Any = None
     untidy: bool = False  # begin_as has changed it for a while
     pgconn: pq.abc.PGconn
     _incoming: select.poll | None = None
@@ -96,22 +89,9 @@ class _Leased:
         """Whether a transaction is open, failed ones included."""
         return self.pgconn.transaction_status != pq.TransactionStatus.IDLE
 
-    def _keep_cursor(self, cursor: Any, params: Any, rows: list[Any]) -> None:
-        """Use a cursor for the next statement: a new one costs a seventh of a short one's time.
-
-        Not if it would keep much in memory until then: it holds the parameters and every answer.
-        """
-        if (
-            len(rows) <= _FEW_ROWS
-            and all(map(_is_small, rows))
-            and (params is None or _is_small(params))
-            and not cursor.nextset()
-        ):
-            self._spare = cursor
-
     def forget_answer(self) -> None:
         """Free what the last statement's cursor holds."""
-        self._spare = None
+        self.spare = None
 
     def _committing(self, commit: Commit) -> Generator[Any, Any, float]:
         """Steps of a COMMIT; when they began."""
@@ -163,20 +143,13 @@ class NodeConnection(_Leased, psycopg.Connection[Any]):
 
     def ask(self, sql: Any, params: Any = None, prepare: bool | None = None) -> Result:
         """Run one statement, to its last row."""
-        cursor, self._spare = self._spare or self.cursor(), None
+        cursor, self.spare = self.spare or self.cursor(), None
         cursor.execute(sql, params, prepare=prepare)
         rows = [] if cursor.rownumber is None else cursor.fetchall()
         result = Result(cursor, rows, self.node)
-        self._keep_cursor(cursor, params, rows)
+        if len(rows) <= _FEW_ROWS:
+            self.spare = cursor
         return result
-
-    if not TYPE_CHECKING:  # psycopg's own types are better
-
-        def cursor(self, *arguments, **options):
-            """As psycopg's. What is done with it may change what cursors make of answers, so that
-            none of before is used again."""
-            self._spare = None
-            return psycopg.Connection.cursor(self, *arguments, **options)
 
     def begin_as(self, isolation: IsolationLevel | None, *, explicit: bool) -> None:
         """Let the next statement begin a transaction at this isolation level."""
@@ -224,19 +197,13 @@ class AsyncNodeConnection(_Leased, psycopg.AsyncConnection[Any]):
 
     async def ask(self, sql: Any, params: Any = None, prepare: bool | None = None) -> Result:
         """Run one statement, to its last row."""
-        cursor, self._spare = self._spare or self.cursor(), None
+        cursor, self.spare = self.spare or self.cursor(), None
         await cursor.execute(sql, params, prepare=prepare)
         rows = [] if cursor.rownumber is None else await cursor.fetchall()
         result = Result(cursor, rows, self.node)
-        self._keep_cursor(cursor, params, rows)
+        if len(rows) <= _FEW_ROWS:
+            self.spare = cursor
         return result
-
-    if not TYPE_CHECKING:
-
-        def cursor(self, *arguments, **options):
-            """As :meth:`NodeConnection.cursor`."""
-            self._spare = None
-            return psycopg.AsyncConnection.cursor(self, *arguments, **options)
 
     async def begin_as(self, isolation: IsolationLevel | None, *, explicit: bool) -> None:
         """Let the next statement begin a transaction at this isolation level."""

@@ -35,6 +35,7 @@ class Reading(Holder):
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         pool, connection = self.pool, self.connection
+        connection.spare = None
         if (
             error is None
             and not connection.pgconn.transaction_status
@@ -42,6 +43,12 @@ class Reading(Holder):
         ):
             return
         self.router.drive(end(self.router, self, error))
+
+    def leave(self) -> None:
+        """End the lease of a single statement that went well."""
+        pool, connection = self.pool, self.connection
+        if connection.pgconn.transaction_status or not pool.keep(self, connection):
+            self.router.drive(end(self.router, self, None))
 
 
 class ReadingAfter(Reading):
@@ -88,6 +95,10 @@ class PlannedReading(Reading):
         self.router.saw(self)
         super().__exit__(kind, error, trace)
 
+    def leave(self) -> None:
+        self.router.saw(self)
+        super().leave()
+
 
 class Writing(Holder):
     """``with router.write()``: a transaction on the primary."""
@@ -114,6 +125,7 @@ class Writing(Holder):
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         router, connection, pool = self.router, self.connection, self.pool
+        connection.spare = None
         status = connection.pgconn.transaction_status
         if error is not None or status not in _WELL:
             router.drive(end(router, self, error))
@@ -131,3 +143,12 @@ class Writing(Holder):
         router.wrote(self)
         if not pool.keep(self, connection):
             router.drive(let_go(router, self))
+
+    def leave(self) -> None:
+        """End the lease of a single statement that went well."""
+        router, connection, pool = self.router, self.connection, self.pool
+        if not connection.pgconn.transaction_status and self in pool.in_flight:
+            router.wrote(self)
+            if pool.keep(self, connection):
+                return
+        router.drive(end(router, self, None))

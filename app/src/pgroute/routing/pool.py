@@ -92,6 +92,7 @@ class NodePool(Front[NodeConnection]):
 
     def give_back(self, connection: NodeConnection) -> None:
         """Return a connection that is in no transaction; one that is unusable is replaced."""
+        connection.forget_answer()
         now = connection.used_at = self._clock()
         if connection.epoch != self.epoch or now > connection.expires_at or connection.closed:
             self.discard(connection)
