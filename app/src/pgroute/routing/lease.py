@@ -127,11 +127,8 @@ class Front(Generic[Connection]):
         self.closed = self._thorough = True
 
     def retire(self, now: float) -> None:
-        """Let connections that are past their time, idle or in use, be handed out no more; free
-        what the idle ones hold of their last statements."""
+        """Let connections that are past their time, idle or in use, be handed out no more."""
         connections: list[Connection] = list(self.idle.copy())
-        for connection in connections:
-            connection.forget_answer()
         connections += [holder.connection for holder in self.in_flight.copy()]
         for connection in connections:
             if now > connection.expires_at:
