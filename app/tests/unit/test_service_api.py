@@ -249,17 +249,17 @@ def test_an_error_of_the_router_has_its_status_and_its_words(
 
 
 @pytest.mark.parametrize(
-    ("error", "status"),
+    ("error", "status", "kind"),
     [
-        (psycopg.errors.QueryCanceled("canceling statement"), 504),
-        (psycopg.errors.StringDataRightTruncation("value too long"), 422),
-        (psycopg.errors.AdminShutdown("secret-host going down"), 503),
-        (psycopg.errors.ReadOnlySqlTransaction("secret-host"), 503),
-        (psycopg.errors.DeadlockDetected("secret-host"), 503),
-        (psycopg.errors.DiskFull("secret-host"), 503),
-        (psycopg.errors.CheckViolation("Failing row contains (secret-host)"), 500),
-        (psycopg.errors.InsufficientPrivilege("secret-host"), 500),
-        (RuntimeError("secret-host"), 500),
+        (psycopg.errors.QueryCanceled("canceling statement"), 504, "deadline"),
+        (psycopg.errors.StringDataRightTruncation("value too long"), 422, "invalid-value"),
+        (psycopg.errors.AdminShutdown("secret-host going down"), 503, "connection"),
+        (psycopg.errors.ReadOnlySqlTransaction("secret-host"), 503, "no-primary"),
+        (psycopg.errors.DeadlockDetected("secret-host"), 503, "conflict"),
+        (psycopg.errors.DiskFull("secret-host"), 503, "full"),
+        (psycopg.errors.CheckViolation("Failing row contains (secret-host)"), 500, "internal"),
+        (psycopg.errors.InsufficientPrivilege("secret-host"), 500, "internal"),
+        (RuntimeError("secret-host"), 500, "internal"),
     ],
 )
 def test_an_error_of_the_database_tells_no_internals(
@@ -267,11 +267,13 @@ def test_an_error_of_the_database_tells_no_internals(
     store: Scripted,
     error: Exception,
     status: int,
+    kind: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     error.add_note("pgroute: on node pg2")
     store.answer = error
     told = problem(client.get(f"/users/{ADA.id}"), status)
+    assert told["type"] == f"urn:pgroute:{kind}"
     assert "secret-host" not in str(told)
     if isinstance(error, psycopg.Error):
         assert "secret-host" not in caplog.text

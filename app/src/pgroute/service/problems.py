@@ -60,19 +60,6 @@ _KINDS: tuple[tuple[type[Exception], Kind], ...] = (
     (errors.NoPrimary, Kind(503, "no-primary", "There is nowhere to write")),
     (errors.RoutingError, Kind(503, "no-node", "No server can serve this now")),
     (errors.RouterClosed, Kind(503, "closing", "The service is closing")),
-    (psycopg.errors.QueryCanceled, Kind(504, "deadline", "The database did not answer in time")),
-    (
-        psycopg.errors.ReadOnlySqlTransaction,
-        Kind(503, "no-primary", "There is nowhere to write", False),
-    ),
-    (
-        psycopg.errors.TransactionRollback,
-        Kind(503, "conflict", "Another change was in the way: try again", False),
-    ),
-    (
-        psycopg.errors.InsufficientResources,
-        Kind(503, "full", "The database has no room for it now", False),
-    ),
     (psycopg.DataError, Kind(422, "invalid-value", "The database does not take this value")),
     (
         psycopg.OperationalError,
@@ -80,6 +67,14 @@ _KINDS: tuple[tuple[type[Exception], Kind], ...] = (
     ),
     (Exception, Kind(500, "internal", "An error of the service", False)),
 )
+
+# Of a server's errors, by the beginning of their SQLSTATE; psycopg has no classes for these groups.
+_STATES: dict[str, Kind] = {
+    "25006": Kind(503, "no-primary", "There is nowhere to write", False),
+    "40": Kind(503, "conflict", "Another change was in the way: try again", False),
+    "53": Kind(503, "full", "The database has no room for it now", False),
+    "57014": Kind(504, "deadline", "The database did not answer in time"),
+}
 
 _TITLES = {404: "Not found", 405: "Method not allowed"}
 
@@ -124,7 +119,7 @@ def answer(problem: Problem, *, headers: Mapping[str, str] | None = None) -> JSO
 
 def describe(error: Exception) -> Problem:
     """The problem of an exception."""
-    kind = next(kind for type_, kind in _KINDS if isinstance(error, type_))
+    kind = _kind_of(error)
     said = " ".join(str(error).split()) if kind.tell else ""
     notes = [note for note in getattr(error, "__notes__", ()) if note.startswith("pgroute: ")]
     where = "".join(f" ({note.removeprefix('pgroute: ')})" for note in notes)
@@ -134,6 +129,15 @@ def describe(error: Exception) -> Problem:
         status=kind.status,
         detail=f"{said or kind.title}{where}",
     )
+
+
+def _kind_of(error: Exception) -> Kind:
+    if isinstance(error, psycopg.Error):
+        state = error.sqlstate or ""
+        kind = _STATES.get(state) or _STATES.get(state[:2])
+        if kind is not None:
+            return kind
+    return next(kind for type_, kind in _KINDS if isinstance(error, type_))
 
 
 def install(app: FastAPI) -> None:
