@@ -41,7 +41,8 @@ def main() -> None:
         workload.start()
         print("ready", flush=True)
         sys.stdin.read()
-        workload.stop()
+        if not workload.stop():
+            sys.exit("a thread of the workload hangs")
         arguments.output.write_bytes(TypeAdapter(Record).dump_json(tally.record()))
 
 

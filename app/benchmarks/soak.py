@@ -92,8 +92,9 @@ def soak(minutes: float, say: Callable[[str], None]) -> tuple[list[Sample], list
                     play(faults, scenario(_FAULT_SECONDS), say, settle=1.0)
             finally:
                 done.set()
-                workload.stop()
+                stopped = workload.stop()
                 watcher.join()
+            assert stopped, "a thread of the workload hangs"
             present = client.found()
     lag = Promise.MAX_LAG
     stale = [r for r in counts.stale if r.promise is not lag or (r.worker, r.missing) in present]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +24,14 @@ from pgroute.service_file import service_of
 
 _PREFIX = "PGROUTE_"
 _DEFAULT_PORT = 5432
-_OWN_BUSINESS = {"target_session_attrs", "load_balance_hosts", "options", "connect_timeout"}
+_NAME_LENGTH = 63  # of an application; the server cuts longer ones
+_OWN_BUSINESS = {
+    "target_session_attrs",
+    "load_balance_hosts",
+    "options",
+    "connect_timeout",
+    "hostaddr",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +117,7 @@ class Settings(BaseModel):
     # The service
     slow_query_seconds: float | None = Field(None, gt=0, description="log statements that took it")
     log_format: Literal["text", "json"] = "text"
-    listen_address: str = "127.0.0.1"
+    listen_address: str = Field("127.0.0.1", min_length=1)  # an empty one is every interface
     listen_port: int = Field(8080, ge=1, le=65535)
     heartbeat_seconds: float = Field(0.0, ge=0, le=3600, description="0: the service sends none")
 
@@ -173,7 +181,12 @@ class Settings(BaseModel):
         try:
             parts = {key: str(value) for key, value in conninfo_to_dict(self.dsn).items()}
         except ProgrammingError as error:
-            raise ConfigurationError(f"the DSN cannot be read: {str(error).strip()}") from None
+            # libpq quotes what it stumbles over, which may be a piece of a password.
+            why = re.sub('".*"', "...", str(error).strip(), flags=re.DOTALL)
+            raise ConfigurationError(
+                f"the DSN cannot be read: {why}; write postgresql://user@host1,host2/database, "
+                f"or name=value pairs"
+            ) from None
         if name := parts.get("service", ""):
             parts = service_of(name) | parts
         if "password" in parts:
@@ -210,6 +223,15 @@ class Settings(BaseModel):
         return self.write_user or self._dsn.get("user", "")
 
     @property
+    def application(self) -> str:
+        """What every connection calls itself."""
+        if "application_name" in self.model_fields_set:
+            name = self.application_name
+        else:
+            name = self._dsn.get("application_name", self.application_name)
+        return name[:_NAME_LENGTH]
+
+    @property
     def reader(self) -> str:
         """The user of read connections."""
         return self.read_user or self.writer
@@ -244,14 +266,15 @@ class Settings(BaseModel):
     def connection(self, node: Node, *, user: str, read_only: bool) -> dict[str, Any]:
         """libpq parameters of a connection to one server; every wait in it has an end."""
         session = self.session(read_only=read_only)
-        skip = {"host", "port", "dbname", "user", "hostaddr"}
+        skip = {"host", "port", "dbname", "user", "application_name"}
         extra = {key: value for key, value in self._dsn.items() if key not in skip}
         if self.passfile is not None:
             extra["passfile"] = str(self.passfile)
         return {
-            "application_name": self.application_name,
             **extra,
+            "application_name": self.application,
             "host": node.host,
+            "hostaddr": "",  # else PGHOSTADDR would be the address of every node
             "port": node.port,
             "dbname": self.database_name,
             "user": user,
@@ -313,6 +336,11 @@ def _host_and_port(address: str, item: str) -> tuple[str, int]:
 
 
 def _port(text: str) -> int:
+    if text and not text.isdecimal():
+        raise ConfigurationError(
+            "a port in the DSN is no number; in a URL, special characters of names are "
+            "%-encoded, and passwords belong into a passfile"
+        )
     port = int(text) if text else _DEFAULT_PORT
     if not 0 < port < 65536:
         raise ConfigurationError(f"not a port: {port}")

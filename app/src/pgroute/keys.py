@@ -16,7 +16,13 @@ def new_key() -> UUID:
 
 
 def created_at(key: UUID) -> datetime:
-    """When a UUIDv7 was made: UTC, millisecond resolution. ValueError for another version."""
+    """When a UUIDv7 was made: UTC, millisecond resolution.
+
+    ValueError for another version, and for a year that a datetime cannot hold.
+    """
     if key.version != 7:
         raise ValueError(f"{key} is not a UUIDv7 (version {key.version})")
-    return _EPOCH + timedelta(milliseconds=key.int >> 80)
+    try:
+        return _EPOCH + timedelta(milliseconds=key.int >> 80)
+    except OverflowError:
+        raise ValueError(f"{key} is of a year after 9999") from None

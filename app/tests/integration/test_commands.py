@@ -89,6 +89,14 @@ def test_demo_passes_twice_and_adds_nothing_the_second_time(servers: Servers) ->
     assert (rows(servers, "tbl_users"), rows(servers, "sales")) == counted
 
 
+def test_demo_passes_on_an_empty_table(servers: Servers) -> None:
+    servers.sql("pg1", "truncate tbl_users", database="app")
+    done = pgroute(servers, "demo", "--rows", "0")  # five rows, hardly ever in all four leaves
+    assert done.returncode == 0, done.stdout + done.stderr
+    for leaf in range(4):
+        assert f"  tbl_users_p{leaf}" in done.stdout
+
+
 def test_demo_fails_when_a_row_is_not_what_was_written(servers: Servers) -> None:
     assert pgroute(servers, "demo", "--rows", "0").returncode == 0
     change = "update sales set order_amount = order_amount {} 1 where order_id = 3"

@@ -221,6 +221,23 @@ def test_on_a_port_that_is_taken_it_does_not_start(servers: Servers) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("nowhere.invalid", "Name or service not known"),
+        ("[2001:db8::2]", "Cannot assign requested address"),
+    ],
+)
+def test_on_an_address_that_is_not_here_it_does_not_start(
+    servers: Servers, address: str, why: str
+) -> None:
+    done = pgroute(servers, "serve", PGROUTE_LISTEN_ADDRESS=address, PGROUTE_LISTEN_PORT="8080")
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"pgroute: cannot listen on {address} port 8080: {why}\n",
+    )
+
+
 # No primary
 
 

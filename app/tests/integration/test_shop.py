@@ -278,6 +278,16 @@ def test_a_failed_inner_unit_leaves_the_outer_one_whole(router: Router) -> None:
         assert list(search_users(connection, UserFilter(name)).rows) == [kept, also]
 
 
+def test_an_inner_unit_that_is_rolled_back_without_an_error_calls_nothing(router: Router) -> None:
+    called: list[str] = []
+    with unit_of_work(router) as outer:
+        with unit_of_work(outer) as inner:
+            inner.after_commit(lambda: called.append("undone"))
+            raise psycopg.Rollback
+        outer.after_commit(lambda: called.append("outer"))
+    assert called == ["outer"]
+
+
 def test_a_unit_has_no_token_before_its_commit(router: Router) -> None:
     with unit_of_work(router) as unit, pytest.raises(PgrouteError, match="once it is committed"):
         unit.token()

@@ -98,6 +98,28 @@ def test_failures_belong_to_their_window() -> None:
     assert lines[0].errors == {"Late": 2}
 
 
+@pytest.mark.parametrize("at", [0.01, 100.01])
+def test_what_is_stale_at_the_edge_of_a_window_counts(at: float) -> None:
+    window = Window("all", 0.007, 100.02)  # the middles of both buckets are outside
+    tally = stale(Promise.MAX_LAG, missing=7, at=at)
+    report = judge(tally.record(), [window], PROMOTIONS, {(1, 7)})
+    assert report.broken == ["1 reads exceeded the accepted lag"]
+    tally.wrote(write(7, 8, 9, 1))  # lost in the failover: nobody promised to find it
+    assert judge(tally.record(), [window], PROMOTIONS, set()).broken == []
+
+
+def test_many_failures_hide_neither_the_last_one_nor_what_was_stale() -> None:
+    tally = stale(Promise.AFTER, missing=7, at=99.0)
+    for moment in range(30_000):
+        at = 1 + moment / 1000
+        tally.read(Read(Promise.EVENTUAL, Outcome.FAILED, at, at, None, "Late: x", 0, 0))
+    late = Read(Promise.AFTER, Outcome.STALE, 99.0, 99.1, "pg2", "", 1, 8)
+    tally.read(late)
+    total = judge(tally.record(), [WINDOW], PROMOTIONS, None).lines[0]
+    assert (total.stale[Promise.AFTER], total.errors) == (2, {"Late": 30_000})
+    assert total.last_failed_read == pytest.approx(30.999)
+
+
 class Fake:
     """A client over a dictionary; ``behind`` says how far a read lags."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from psycopg.conninfo import conninfo_attempts
 
 from pgroute import ConfigurationError, Node, Settings
 
@@ -39,6 +40,7 @@ def test_environment_is_read() -> None:
         ({"PGROUTE_POLICY": "best"}, "policy: "),
         ({"PGROUTE_MAX_LAG_BYTES": "-1"}, "max_lag_bytes: "),
         ({"PGROUTE_POOL_MIN_SIZE": "11"}, "pool_min_size is greater"),
+        ({"PGROUTE_LISTEN_ADDRESS": ""}, "listen_address: "),
         ({"PGROUTE_PASSFILE": "/nowhere/passfile"}, "the passfile /nowhere/passfile: No such file"),
     ],
 )
@@ -84,7 +86,12 @@ def test_nodes_on_one_host_are_named_by_their_ports() -> None:
         ("postgresql://app@/app", "the DSN names no host"),
         ("host=a,b port=1,2,3 user=u dbname=d", "the DSN has 2 hosts and 3 ports"),
         ("host=a user=u dbname=d target_session_attrs=primary", "target_session_attrs"),
+        ("host=a user=u dbname=d hostaddr=127.0.0.1", "the DSN sets hostaddr"),
         ("postgresql://[", "the DSN cannot be read"),
+        ("postgresql://app:se%zzcret@h/db", "the DSN cannot be read: invalid percent-encoded"),
+        ("postgresql://app:a secret@h/db", "the DSN cannot be read: "),
+        ("host=a dbname=b user=c password=hunter2 secret", "the DSN cannot be read: missing"),
+        ("postgresql://app:p/secret@h/db", "a port in the DSN is no number"),
     ],
 )
 def test_bad_dsn_gets_a_sentence_without_its_password(dsn: str, sentence: str) -> None:
@@ -92,6 +99,32 @@ def test_bad_dsn_gets_a_sentence_without_its_password(dsn: str, sentence: str) -
         Settings.from_dsn(dsn)
     assert sentence in str(raised.value)
     assert "secret" not in str(raised.value)
+    assert "zzcret" not in str(raised.value)
+
+
+def test_the_name_of_the_connections_is_the_settings_then_the_dsns() -> None:
+    def name(**more: str) -> str:
+        settings = Settings.from_dsn("postgresql://u@h/d?application_name=shop", **more)
+        told = settings.connection(settings.members[0], user="u", read_only=True)
+        assert told["application_name"] == settings.application
+        return settings.application
+
+    assert name() == "shop"
+    assert name(application_name="till") == "till"
+    assert name(application_name="x" * 70) == "x" * 63  # as the server shows it
+    assert Settings.from_dsn("postgresql://u@h/d").application == "pgroute"
+
+
+def test_an_address_in_the_environment_is_not_that_of_every_node(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PGHOSTADDR", "127.0.0.9")
+    settings = Settings.from_dsn("postgresql://u@127.0.0.1,127.0.0.2/d")
+    for node in settings.members:
+        parameters = settings.connection(node, user="u", read_only=True)
+        attempt = conninfo_attempts(parameters)[0]
+        assert attempt["host"] == node.host
+        assert attempt["hostaddr"] in ("", node.host)
 
 
 def test_every_connection_has_its_limits() -> None:

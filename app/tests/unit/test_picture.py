@@ -59,5 +59,7 @@ def test_json_keeps_the_identifier_whole() -> None:
 
 def test_whoever_watches_is_not_counted() -> None:
     settings = Settings.make(dsn="postgresql://app@pg1,pg2/app", application_name="shop")
-    assert watcher(settings).application_name == "shop status"
+    assert watcher(settings).application == "shop status"
+    longest = Settings.make(dsn=f"postgresql://u@h/d?application_name={'x' * 63}")
+    assert watcher(longest).application != longest.application
     assert watcher(settings).members == settings.members

@@ -29,7 +29,7 @@ from pgroute import (
     new_key,
 )
 from pgroute.examples.shop import Page, SalesMonth, User, UserFilter, UserOrder
-from pgroute.service import api, cursors, problems
+from pgroute.service import api, cursors, guards, problems
 from pgroute.service.guards import BODY_BYTES, BodyLimit
 from pgroute.service.store import Read, Written
 
@@ -73,7 +73,7 @@ def client(store: Scripted) -> Iterator[TestClient]:
     app = FastAPI(responses=problems.DOCUMENTED)
     problems.install(app)
     app.include_router(api.routes(store))  # type: ignore[arg-type]
-    app.add_middleware(BodyLimit)
+    guards.install(app)
     with TestClient(app, raise_server_exceptions=False) as opened:
         yield opened
 
@@ -81,10 +81,32 @@ def client(store: Scripted) -> Iterator[TestClient]:
 def problem(answer: Any, status: int) -> dict[str, Any]:
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["cache-control"] == "no-store"
     told: dict[str, Any] = answer.json()
     assert told["status"] == status
     assert "\n" not in told["detail"]
     return told
+
+
+# Keys
+
+FAR = "ffffffff-ffff-7fff-bfff-ffffffffffff"  # a UUIDv7 of the year 10889
+
+
+def test_a_key_of_a_year_that_cannot_be_told_is_not_written(
+    client: TestClient, store: Scripted
+) -> None:
+    told = problem(client.post("/users", json={"first_name": "Ada", "id": FAR}), 422)
+    assert told["detail"] == f"body.id: Value error, {FAR} is of a year after 9999"
+    assert store.asked == []
+
+
+def test_what_another_program_wrote_can_be_read(client: TestClient, store: Scripted) -> None:
+    strange = [User(UUID(FAR), "far"), User(uuid4(), "random"), ADA]
+    store.answer = Read(Page(strange, more=False), "pg2")
+    told = client.get("/users").json()["users"]
+    assert [user["created_at"] is None for user in told] == [True, True, False]
 
 
 # Writing
@@ -256,6 +278,7 @@ def test_an_error_of_the_router_has_its_status_and_its_words(
         (psycopg.errors.AdminShutdown("secret-host going down"), 503, "connection"),
         (psycopg.errors.ReadOnlySqlTransaction("secret-host"), 503, "no-primary"),
         (psycopg.errors.DeadlockDetected("secret-host"), 503, "conflict"),
+        (psycopg.errors.LockNotAvailable("secret-host"), 503, "conflict"),
         (psycopg.errors.DiskFull("secret-host"), 503, "full"),
         (psycopg.errors.CheckViolation("Failing row contains (secret-host)"), 500, "internal"),
         (psycopg.errors.InsufficientPrivilege("secret-host"), 500, "internal"),
@@ -323,6 +346,19 @@ def test_the_cursor_leads_to_the_next_page(client: TestClient, store: Scripted) 
     cursor = client.get("/users?sort=name").json()["next"]
     client.get("/users", params={"sort": "name", "cursor": cursor})
     assert store.asked[1][2]["behind"] == ADA
+
+
+@pytest.mark.parametrize("character", ["я", "\N{GRINNING FACE}", '"', "\1"])
+@pytest.mark.parametrize("sort", ["name", "age"])
+def test_the_service_takes_the_cursor_behind_the_longest_name(
+    client: TestClient, store: Scripted, character: str, sort: str
+) -> None:
+    longest = User(ADA.id, character * 255)
+    store.answer = Read(Page([longest], more=True), "pg2")
+    cursor = client.get(f"/users?sort={sort}").json()["next"]
+    again = client.get("/users", params={"sort": sort, "cursor": cursor})
+    assert again.status_code == 200, again.text
+    assert store.asked[1][2]["behind"] == (longest if sort == "name" else User(ADA.id, ""))
 
 
 @pytest.mark.parametrize(

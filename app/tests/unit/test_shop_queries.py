@@ -54,6 +54,13 @@ def test_the_first_key_of_a_moment_bounds_the_keys_made_in_it() -> None:
     assert created_at(queries.first_key_of(moment)) == moment
 
 
+def test_no_key_made_before_a_moment_is_after_its_first_key() -> None:
+    key = UUID(int=1_700_000_000_000 << 80 | 7 << 76 | 2 << 62)
+    moment = created_at(key) + timedelta(microseconds=1)
+    assert key < queries.first_key_of(moment)
+    assert created_at(queries.first_key_of(moment)) > moment
+
+
 @pytest.mark.parametrize(
     ("moment", "why"),
     [

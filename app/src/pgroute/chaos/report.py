@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
@@ -62,10 +63,11 @@ class Report:
     lines: list[Line]
     total: Line
     promotions: list[Promotion] = field(default_factory=list)
+    unproven: list[str] = field(default_factory=list)  # what the run could not find out
 
     @property
     def broken(self) -> list[str]:
-        """The promises that were broken, one sentence each; empty when all held."""
+        """The promises that were broken or not put to the test, one sentence each."""
         total = self.total
         counts = {
             "writes were acknowledged by the wrong node": total.wrong_node,
@@ -74,16 +76,18 @@ class Report:
             "reads in a session went back in time": total.stale[Promise.MONOTONIC],
             "reads exceeded the accepted lag": total.stale[Promise.MAX_LAG],
         }
-        return [f"{count} {what}" for what, count in counts.items() if count]
+        return [f"{count} {what}" for what, count in counts.items() if count] + self.unproven
 
 
 def judge(
     record: Record,
     windows: Sequence[Window],
     promotions: Sequence[Promotion],
-    present: AbstractSet[tuple[int, int]],
+    present: AbstractSet[tuple[int, int]] | None,
+    unproven: Sequence[str] = (),
 ) -> Report:
-    """The report. ``present``: the (worker, sequence) found on the primary at the end."""
+    """The report. ``present``: the (worker, sequence) found on the primary at the end, None when
+    nobody could say; then no write is called lost."""
     ordered = sorted(promotions, key=lambda promotion: promotion.at)
     verdicts = [(write, _verdict(write, ordered, present)) for write in record.writes]
     lost = {
@@ -92,13 +96,13 @@ def judge(
         if verdict in ("lost_with_primary", "dead_branch")
     }
     # A read within a lag cannot find what the failover has lost; nobody promised that it would.
-    excused = [
+    stale = [
         read
-        for read in record.troubles
-        if read.promise is Promise.MAX_LAG and (read.worker, read.missing) in lost
+        for read in record.stale
+        if read.promise is not Promise.MAX_LAG or (read.worker, read.missing) not in lost
     ]
     whole = Window("total", windows[0].begin, windows[-1].end)
-    lines = [_line(window, record, verdicts, excused, ordered) for window in (*windows, whole)]
+    lines = [_line(window, record, verdicts, stale, ordered) for window in (*windows, whole)]
     promoted = [line.first_write for line in lines[:-1] if line.first_write is not None]
     total = replace(
         lines[-1],
@@ -106,18 +110,18 @@ def judge(
         last_failed_write=None,
         first_write=max(promoted, default=None),
     )
-    return Report(lines[:-1], total, ordered)
+    return Report(lines[:-1], total, ordered, list(unproven))
 
 
 def _verdict(
-    write: Write, promotions: Iterable[Promotion], present: AbstractSet[tuple[int, int]]
+    write: Write, promotions: Iterable[Promotion], present: AbstractSet[tuple[int, int]] | None
 ) -> str:
     if write.error is not None or write.timeline is None:
         return "failed"
     newer = [p for p in promotions if p.timeline > write.timeline]
     if any(p.at <= write.began for p in newer):
         return "wrong_node"
-    if (write.worker, write.sequence) in present:
+    if present is None or (write.worker, write.sequence) in present:
         return "kept"
     if any(p.at <= write.ended for p in newer):
         return "dead_branch"
@@ -128,16 +132,12 @@ def _line(
     window: Window,
     record: Record,
     verdicts: Sequence[tuple[Write, str]],
-    excused: Sequence[Read],
+    stale: Sequence[Read],
     promotions: Sequence[Promotion],
 ) -> Line:
     writes = [(write, verdict) for write, verdict in verdicts if window.holds(write.ended)]
     reads = [count for count in record.reads if window.holds((count.bucket + 0.5) * BUCKET_SECONDS)]
-    failures = [
-        read
-        for read in record.troubles
-        if read.outcome is Outcome.FAILED and window.holds(read.ended)
-    ]
+    failures = [count for count in reads if count.outcome is Outcome.FAILED]
     failed_writes = [write for write, verdict in writes if verdict == "failed"]
 
     def verdict(name: str) -> int:
@@ -150,13 +150,9 @@ def _line(
             if count.outcome in names and promise in (None, count.promise)
         )
 
-    def forgiven(promise: Promise) -> int:
-        return sum(1 for read in excused if read.promise is promise and window.holds(read.ended))
-
-    errors: dict[str, int] = {}
-    for what in (*(w.error or "" for w in failed_writes), *(read.what for read in failures)):
-        kind = what.partition(":")[0]
-        errors[kind] = errors.get(kind, 0) + 1
+    errors = Counter((write.error or "").partition(":")[0] for write in failed_writes)
+    for count in failures:
+        errors[count.error] += count.count
     return Line(
         window=window.name,
         seconds=window.end - window.begin,
@@ -169,13 +165,18 @@ def _line(
         reads=outcome(Outcome.KEPT, Outcome.STALE),
         failed_reads=outcome(Outcome.FAILED),
         refused_reads=outcome(Outcome.REFUSED),
-        stale={p: outcome(Outcome.STALE, promise=p) - forgiven(p) for p in Promise},
+        stale={
+            p: sum(1 for read in stale if read.promise is p and window.holds(read.ended))
+            for p in Promise
+        },
         reads_of={p: outcome(Outcome.KEPT, Outcome.STALE, promise=p) for p in Promise},
-        last_failed_read=max((read.ended - window.begin for read in failures), default=None),
+        last_failed_read=max(
+            (max(0.0, count.last - window.begin) for count in failures), default=None
+        ),
         last_failed_write=max((w.ended - window.begin for w in failed_writes), default=None),
         slowest_read=max((count.slowest for count in reads), default=0.0),
         first_write=_first_write(window, writes, promotions),
-        errors=errors,
+        errors=dict(errors),
     )
 
 

@@ -16,6 +16,7 @@ from pgroute.chaos.workload import Workload
 from pgroute.errors import PgrouteError
 from pgroute.keys import new_key
 from pgroute.router import Router
+from pgroute.routing.probe import one_line
 from pgroute.text import table
 
 _TIMEOUT_SECONDS = 1.0
@@ -36,7 +37,7 @@ def run_chaos(
     """Write and read for ``seconds``, say each second how it goes; the report.
 
     Needs the table that :data:`pgroute.chaos.client.TABLE` makes: ConfigurationError without it.
-    Its rows are deleted at the end unless ``keep``.
+    Its rows are deleted at the end unless ``keep``. Ctrl-C ends the run, not the report.
     """
     client = RouterClient(
         router,
@@ -55,18 +56,29 @@ def run_chaos(
         while (left := begin + seconds - clock()) > 0:
             sleep(min(1.0, left))
             say(_progress(tally.counts(), clock() - begin))
+    except KeyboardInterrupt:
+        say("stopping: the report follows")
     finally:
-        workload.stop()
+        stopped = workload.stop()
         witness.stop()
-    report = judge(
-        tally.record(),
-        [Window("all", begin, clock())],
-        witness.promotions,
-        _found(client, clock, sleep),
-    )
-    if not keep:
-        client.clean()
-    return report
+    end = clock()
+    done, unproven = tally.counts(), []
+    if not stopped:
+        unproven.append("a thread of the workload hangs, long after its deadline")
+    if not done.writes:
+        unproven.append("no write succeeded")
+    if not done.reads[Outcome.KEPT]:
+        unproven.append("no read succeeded")
+    present = None
+    try:
+        present = _found(client, clock, sleep)
+        if not keep:
+            client.clean()
+    except (PgrouteError, psycopg.Error) as error:
+        if present is None:
+            unproven.append(f"what became of the writes is not known: {one_line(error)}")
+        say(f"the rows written are still there: {one_line(error)}")
+    return judge(tally.record(), [Window("all", begin, end)], witness.promotions, present, unproven)
 
 
 def describe_report(report: Report) -> str:

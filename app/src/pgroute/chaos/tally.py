@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 BUCKET_SECONDS = 0.1
-_MOST_TROUBLES = 20_000  # remembered one by one; all are counted
 
 
 class Promise(StrEnum):
@@ -57,23 +56,25 @@ class Read:
 
 @dataclass(slots=True)
 class ReadCount:
-    """The reads that ended within one bucket of time in one way."""
+    """The reads that ended within one bucket of time in one way; ``error``: its kind."""
 
     bucket: int
     promise: Promise
     outcome: Outcome
     node: str | None
+    error: str
     count: int = 0
     slowest: float = 0.0
+    last: float = 0.0  # when it ended
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """All that one run of the workload wrote down; ``troubles``: the reads that were not kept."""
+    """All that one run of the workload wrote down: reads are counted, stale ones also told."""
 
     writes: list[Write]
     reads: list[ReadCount]
-    troubles: list[Read]
+    stale: list[Read]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +92,8 @@ class Tally:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._writes: list[Write] = []
-        self._troubles: list[Read] = []
-        self._reads: dict[tuple[int, Promise, Outcome, str | None], ReadCount] = {}
+        self._stale: list[Read] = []
+        self._reads: dict[tuple[int, Promise, Outcome, str | None, str], ReadCount] = {}
         self._failed_writes = 0
         self._outcomes = dict.fromkeys(Outcome, 0)
 
@@ -104,7 +105,8 @@ class Tally:
 
     def read(self, read: Read) -> None:
         """Note a read."""
-        key = (int(read.ended / BUCKET_SECONDS), read.promise, read.outcome, read.node)
+        error = read.what.partition(":")[0] if read.outcome is Outcome.FAILED else ""
+        key = (int(read.ended / BUCKET_SECONDS), read.promise, read.outcome, read.node, error)
         with self._lock:
             self._outcomes[read.outcome] += 1
             count = self._reads.get(key)
@@ -112,8 +114,9 @@ class Tally:
                 count = self._reads[key] = ReadCount(*key)
             count.count += 1
             count.slowest = max(count.slowest, read.ended - read.began)
-            if read.outcome is not Outcome.KEPT and len(self._troubles) < _MOST_TROUBLES:
-                self._troubles.append(read)
+            count.last = max(count.last, read.ended)
+            if read.outcome is Outcome.STALE:
+                self._stale.append(read)
 
     def counts(self) -> Counts:
         """How many attempts so far."""
@@ -125,4 +128,4 @@ class Tally:
         """A copy of everything so far."""
         with self._lock:
             reads = [replace(count) for count in self._reads.values()]
-            return Record(list(self._writes), reads, list(self._troubles))
+            return Record(list(self._writes), reads, list(self._stale))

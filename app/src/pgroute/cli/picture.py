@@ -191,7 +191,7 @@ def watcher(settings: Settings) -> Settings:
     """Settings whose sessions are not counted among the application's."""
     return settings.model_copy(
         update={
-            "application_name": f"{settings.application_name} status",
+            "application_name": f"{settings.application[:50]} status",
             "checkout_timeout_seconds": 1.0,
         }
     )

@@ -47,7 +47,7 @@ def _watch(settings: Settings, seconds: float, looks: int | None, as_json: bool)
             while True:
                 started = time.monotonic()
                 router.fleet.want()
-                picture = look_closely(router, settings.application_name)
+                picture = look_closely(router, settings.application)
                 text = json.dumps(picture.data()) if as_json else picture.wide_table() + "\n"
                 typer.echo(_over_the_last(text) if in_place else text)
                 shown += 1

@@ -136,7 +136,8 @@ def routes(store: Store) -> APIRouter:
         sort: Sort = Sort.AGE,
         limit: Annotated[int, Query(ge=1, le=PAGE_ROWS)] = 50,
         cursor: Annotated[
-            str | None, Query(max_length=2000, description="`next` of the page before")
+            str | None,
+            Query(max_length=cursors.CURSOR_LENGTH, description="`next` of the page before"),
         ] = None,
     ) -> UserPage:
         order, descending = sort.parts

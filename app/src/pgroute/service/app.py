@@ -10,8 +10,7 @@ from fastapi import FastAPI
 
 from pgroute import AsyncRouter
 from pgroute.observing.metrics import RouterMetrics
-from pgroute.service import api, live, operations, page, problems
-from pgroute.service.guards import BodyLimit, SafeHeaders
+from pgroute.service import api, guards, live, operations, page, problems
 from pgroute.service.heartbeat import beat
 from pgroute.service.store import Store
 
@@ -66,6 +65,5 @@ def make_app(
     app.include_router(operations.routes(router, metrics.registry))
     app.include_router(live.routes(watching))
     app.include_router(page.routes())
-    app.add_middleware(BodyLimit)
-    app.add_middleware(SafeHeaders)
+    guards.install(app)
     return app

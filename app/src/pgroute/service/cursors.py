@@ -9,11 +9,15 @@ from uuid import UUID
 
 from pgroute.examples.shop import User, UserOrder
 
+# One behind a name of 255 characters that JSON escapes, six bytes each, in base64.
+CURSOR_LENGTH = 2200
+
 
 def write(order: UserOrder, descending: bool, last: User) -> str:
     """The cursor behind ``last`` in this order."""
-    parts = [order.value, descending, str(last.id), last.first_name]
-    text = json.dumps(parts, separators=(",", ":"))
+    name = last.first_name if order is UserOrder.NAME else ""
+    parts = [order.value, descending, str(last.id), name]
+    text = json.dumps(parts, separators=(",", ":"), ensure_ascii=False)
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 

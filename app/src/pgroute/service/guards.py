@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pgroute.service.problems import Problem, answer
+from pgroute.service.problems import Problem, answer, failed
 
 BODY_BYTES = 64 * 1024
 
@@ -20,6 +22,12 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+
+
+def install(app: Starlette) -> None:
+    """Let every request and answer of ``app`` pass."""
+    for guard in (BodyLimit, Failures, SafeHeaders):  # the last one is the outermost
+        app.add_middleware(guard)
 
 
 class SafeHeaders:
@@ -38,6 +46,28 @@ class SafeHeaders:
             await send(message)
 
         await self._app(scope, receive, with_headers if scope["type"] == "http" else send)
+
+
+class Failures:
+    """Answers what no handler knows. Outside of this, an answer would go without the headers."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception as error:
+            if begun or scope["type"] != "http":
+                raise
+            await failed(Request(scope), error)(scope, receive, send)
 
 
 class _TooLong(Exception):

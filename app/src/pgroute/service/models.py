@@ -27,9 +27,9 @@ class NewUser(BaseModel):
 
     @field_validator("id")
     @classmethod
-    def _is_version_7(cls, key: UUID | None) -> UUID | None:
-        if key is not None and key.version != 7:
-            raise ValueError(f"not a UUIDv7 (version {key.version})")
+    def _has_a_time(cls, key: UUID | None) -> UUID | None:
+        if key is not None:
+            created_at(key)
         return key
 
     @field_validator("first_name")
@@ -45,12 +45,15 @@ class UserOut(BaseModel):
 
     id: UUID
     first_name: str
-    created_at: datetime | None = Field(description="read from the key; null: not a UUIDv7")
+    created_at: datetime | None = Field(description="read from the key; null: it holds none")
 
     @classmethod
     def of(cls, user: User) -> UserOut:
         """As the API tells it."""
-        made = created_at(user.id) if user.id.version == 7 else None
+        try:
+            made = created_at(user.id)
+        except ValueError:
+            made = None  # another program's key
         return cls(id=user.id, first_name=user.first_name, created_at=made)
 
 

@@ -73,6 +73,7 @@ _STATES: dict[str, Kind] = {
     "25006": Kind(503, "no-primary", "There is nowhere to write", False),
     "40": Kind(503, "conflict", "Another change was in the way: try again", False),
     "53": Kind(503, "full", "The database has no room for it now", False),
+    "55P03": Kind(503, "conflict", "Another change was in the way: try again", False),
     "57014": Kind(504, "deadline", "The database did not answer in time"),
 }
 
@@ -141,7 +142,7 @@ def _kind_of(error: Exception) -> Kind:
 
 
 def install(app: FastAPI) -> None:
-    """Answer every exception of ``app`` with its problem."""
+    """Answer every exception that a handler of ``app`` may raise with its problem."""
 
     @app.exception_handler(Refusal)
     async def refused(_: Request, error: Refusal) -> JSONResponse:
@@ -177,14 +178,18 @@ def install(app: FastAPI) -> None:
             headers=error.headers,
         )
 
-    async def failed(request: Request, error: Exception) -> JSONResponse:
-        problem = describe(error)
-        if problem.status == 500:
-            if isinstance(error, psycopg.Error):  # its words may hold a row
-                _log.error("%s %s: %s", request.method, request.url.path, kind_of(error))
-            else:
-                _log.error("%s %s: %r", request.method, request.url.path, error, exc_info=error)
-        return answer(problem)
+    @app.exception_handler(errors.PgrouteError)
+    @app.exception_handler(psycopg.Error)
+    async def known(request: Request, error: Exception) -> JSONResponse:
+        return failed(request, error)
 
-    for type_ in (errors.PgrouteError, psycopg.Error, Exception):
-        app.add_exception_handler(type_, failed)
+
+def failed(request: Request, error: Exception) -> JSONResponse:
+    """The answer to a request that an exception has ended; logged when nobody foresaw it."""
+    problem = describe(error)
+    if problem.status == 500:
+        if isinstance(error, psycopg.Error):  # its words may hold a row
+            _log.error("%s %s: %s", request.method, request.url.path, kind_of(error))
+        else:
+            _log.error("%s %s: %r", request.method, request.url.path, error, exc_info=error)
+    return answer(problem)

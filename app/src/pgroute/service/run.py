@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 import time
 from types import FrameType
@@ -84,11 +83,12 @@ class _Server(uvicorn.Server):
 
 
 def _listen(address: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    host = address.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((address, port), family=family, backlog=2048)
+        return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        what = os.strerror(error.errno) if error.errno else str(error)
+        what = (error.strerror or str(error)).partition(" (while")[0]  # the address is told here
         raise ConfigurationError(f"cannot listen on {address} port {port}: {what}") from None
 
 

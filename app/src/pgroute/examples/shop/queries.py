@@ -61,10 +61,10 @@ class UserFilter:
 
 
 def first_key_of(moment: datetime) -> UUID:
-    """The smallest UUIDv7 (RFC 9562) of this millisecond; ValueError without a time zone."""
+    """The smallest UUIDv7 (RFC 9562) made then or later; ValueError without a time zone."""
     if moment.tzinfo is None:
         raise ValueError(f"{moment.isoformat()} has no time zone")
-    milliseconds = (moment - _EPOCH) // timedelta(milliseconds=1)
+    milliseconds = -((_EPOCH - moment) // timedelta(milliseconds=1))  # rounded up
     if not 0 <= milliseconds < 1 << 48:
         raise ValueError(f"{moment.isoformat()} cannot be the time of a UUIDv7")
     return UUID(int=milliseconds << 80 | 7 << 76 | 2 << 62)

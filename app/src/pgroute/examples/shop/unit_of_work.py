@@ -41,7 +41,7 @@ def unit_of_work(within: Router | UnitOfWork) -> Iterator[UnitOfWork]:
         with within.connection.transaction():
             inner = UnitOfWork(within.router, within.connection)
             yield inner
-        within._afterwards += inner._afterwards
+            within._afterwards += inner._afterwards
         return
     with within.write() as connection:
         unit = UnitOfWork(within, connection)
