@@ -6,51 +6,21 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import django
 import pytest
-from django.conf import settings
-from django.db import OperationalError, connections, models, transaction
+from django.db import OperationalError, connections, transaction
 from django.http import HttpRequest, JsonResponse
 from django.test import Client
 from django.urls import path
 
-from tests.servers import Servers, eventually, whole
+from pgroute.integrations.django.leases import close_router, router
+from pgroute.integrations.django.routing import COOKIE, HEADER, reading, visit
+from tests.servers import Servers, eventually
 
-_DATABASE = {"ENGINE": "pgroute.integrations.django", "NAME": "app"}
-settings.configure(
-    ALLOWED_HOSTS=["testserver"],
-    DATABASES={"default": {**_DATABASE}, "replica": {**_DATABASE}},
-    DATABASE_ROUTERS=["pgroute.integrations.django.routing.ReplicaRouter"],
-    MIDDLEWARE=["pgroute.integrations.django.routing.TokenMiddleware"],
-    PGROUTE=None,
-    ROOT_URLCONF=__name__,
-    TIME_ZONE="Europe/Berlin",
-    USE_TZ=True,
-)
-django.setup()
-
-from pgroute.integrations.django.leases import close_router, router  # noqa: E402
-from pgroute.integrations.django.routing import COOKIE, HEADER, reading, visit  # noqa: E402
+from .django_project import User, node, project
 
 pytestmark = pytest.mark.integration
 
 PAIRS = 3000
-
-
-class User(models.Model):  # type: ignore[misc]
-    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
-    first_name = models.CharField(max_length=255)
-
-    class Meta:
-        app_label = "people"
-        db_table = "tbl_users"
-        managed = False
-
-
-def node(alias: str) -> str | None:
-    """Where this thread's connection leads to, None when it has none."""
-    connection = connections[alias].connection
-    return None if connection is None else str(connection.node)
 
 
 def create(_: HttpRequest) -> JsonResponse:
@@ -83,19 +53,10 @@ urlpatterns = [
 ]
 
 
-def ages_are_known() -> bool:
-    ours = router()
-    return None not in [ours.fleet.ledger.staleness(n, ours.clock()) for n in ("pg2", "pg3")]
-
-
 @pytest.fixture(autouse=True)
-def project(servers: Servers) -> Iterator[None]:
-    settings.PGROUTE = servers.settings()
-    eventually(lambda: whole(router()), what="a whole fleet")
-    eventually(ages_are_known, what="the positions of replicas are known")
-    yield
-    connections.close_all()
-    close_router()
+def on_servers(servers: Servers) -> Iterator[None]:
+    with project(servers.settings(), __name__):
+        yield
 
 
 def test_requests_that_only_read_go_to_replicas() -> None:
@@ -185,9 +146,8 @@ def test_connections_are_as_django_makes_them() -> None:
 
 def test_slow_statements_are_logged(servers: Servers, caplog: pytest.LogCaptureFixture) -> None:
     close_router()
-    settings.PGROUTE = servers.settings(slow_query_seconds=0.1)
-    eventually(lambda: whole(router()), what="a whole fleet")
-    with connections["replica"].cursor() as cursor:
+    slow = project(servers.settings(slow_query_seconds=0.1), __name__)
+    with slow, connections["replica"].cursor() as cursor:
         cursor.execute("select pg_sleep(0.2), %s", ["secret"])
     assert "select pg_sleep(0.2), %s" in caplog.text
     assert "secret" not in caplog.text
