@@ -12,6 +12,7 @@ from django.http import HttpRequest, JsonResponse
 from django.test import Client
 from django.urls import path
 
+from pgroute import NodeUnavailable
 from pgroute.integrations.django.leases import close_router, router
 from pgroute.integrations.django.routing import COOKIE, HEADER, reading, visit
 from tests.servers import Servers, eventually
@@ -167,9 +168,10 @@ def test_a_connection_comes_back_as_it_was() -> None:
         assert not connection.autocommit
 
 
-def test_nobody_to_read_from_is_django_s_own_error() -> None:
-    with visit(node="pg9"), pytest.raises(OperationalError, match="there is no node pg9"):
-        User.objects.count()
+def test_nobody_to_read_from_is_pgroute_s_error_and_django_s() -> None:
+    for kind in (NodeUnavailable, OperationalError):
+        with visit(node="pg9"), pytest.raises(kind, match="there is no node pg9"):
+            User.objects.count()
 
 
 def test_requests_go_on_after_a_failover(expendable: Servers) -> None:

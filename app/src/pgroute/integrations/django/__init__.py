@@ -16,5 +16,8 @@ pools, and gives it back at its end: leave ``CONN_MAX_AGE`` at 0. Once "default"
 request's reads go there too, so it sees what it wrote. The visitor's next requests carry a token
 for it in a cookie or header, and read on servers that have it.
 
+Errors of routing are pgroute's own and Django's OperationalError as well; errors of the server are
+Django's. A COMMIT whose answer is lost is resolved, or raises CommitUnknown.
+
 :mod:`~pgroute.integrations.django.routing` is what a project names, ``base`` is what Django loads.
 """

@@ -74,23 +74,19 @@ def reading(contract: str = "eventual", **how: Any) -> Iterator[None]:
     """Another contract for the reads of a block: arguments as of ``Router.read``."""
     here = current_visit()
     kept, here.contract = here.contract, {"contract": contract, **how}
-    _give_back(REPLICA)
+    give_back(REPLICA)
     try:
         yield
     finally:
         here.contract = kept
-        _give_back(REPLICA)
+        give_back(REPLICA)
 
 
-def give_back() -> None:
-    """Return this thread's connections, but for those in a transaction."""
-    _give_back(REPLICA)
-    _give_back(PRIMARY)
-
-
-def _give_back(alias: str) -> None:
-    if alias in connections and not connections[alias].in_atomic_block:
-        connections[alias].close()
+def give_back(*aliases: str) -> None:
+    """Return this thread's connections, all unless told which, but for those in a transaction."""
+    for alias in aliases or (REPLICA, PRIMARY):
+        if alias in connections and not connections[alias].in_atomic_block:
+            connections[alias].close()
 
 
 class ReplicaRouter:
