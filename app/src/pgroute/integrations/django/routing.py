@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
+from asgiref.sync import sync_to_async
 from django.db import connections
 from django.http import HttpRequest, HttpResponse
 
@@ -117,6 +118,9 @@ class TokenMiddleware:
     The token comes in the cookie "pgroute_token" or the header "X-Consistency-Token", and goes out
     in both after a request that used the primary. One that cannot be read is as none; one whose
     write may have been lost in a failover makes the visitor read on the primary.
+
+    What is streamed is made in the visit too. What it writes then is in no token: the headers have
+    gone out by that time.
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
@@ -129,12 +133,63 @@ class TokenMiddleware:
             response = self._get_response(request)
             give_back()
             told = _write(here) if here.wrote else None
+        # A file knows nothing of databases, and the server may have a quicker way to send it.
+        if response.streaming and getattr(response, "file_to_stream", None) is None:
+            body = _AsyncBody if response.is_async else _SyncBody
+            response.streaming_content = body(here, response.streaming_content)
         if told is not None:
             response.headers[HEADER] = told
             response.set_cookie(
                 COOKIE, told, max_age=_COOKIE_SECONDS, httponly=True, samesite="Lax"
             )
         return response
+
+
+class _Body:
+    """What is streamed, each part of it made in the visit that the response belongs to."""
+
+    def __init__(self, here: Visit, parts: Any) -> None:
+        self._here: Visit | None = here
+        self._parts = parts
+
+    @contextmanager
+    def _resumed(self) -> Iterator[None]:
+        kept = _visit.set(self._here)
+        try:
+            yield
+        finally:
+            self._here = _visit.get()  # another one while its maker is within ``visit``
+            _visit.reset(kept)
+
+    def close(self) -> None:
+        """Called when the response is closed, which may be before the last part."""
+        give_back()
+
+
+class _SyncBody(_Body):
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        try:
+            with self._resumed():
+                return next(self._parts)
+        except Exception:  # the end, too
+            give_back()
+            raise
+
+
+class _AsyncBody(_Body):
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            with self._resumed():
+                return await anext(self._parts)
+        except Exception:  # the end, too
+            await sync_to_async(give_back)()  # in the thread that the connections are of
+            raise
 
 
 def _read(given: str | None) -> tuple[Token | None, dict[str, Any]]:
