@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 from psycopg import sql
 
@@ -42,6 +44,35 @@ def test_a_composed_statement_shows_no_value_even_with_parameters() -> None:
         sql.Literal("secret"), sql.Identifier("t 1")
     )
     assert shown(query, parameterised=True) == 'select ? from "t 1" where a = %s'
+
+
+@dataclass(frozen=True)
+class Interpolation:
+    """As string.templatelib has it from Python 3.14 on."""
+
+    value: object
+    expression: str = "value"
+    conversion: str | None = None
+    format_spec: str = ""
+
+
+@dataclass(frozen=True)
+class Template:
+    """What t"..." makes, as string.templatelib has it from Python 3.14 on."""
+
+    strings: tuple[str, ...]
+    interpolations: tuple[Interpolation, ...]
+
+
+@pytest.mark.parametrize("parameterised", [False, True])
+@pytest.mark.parametrize("value", ["it's secret", True, sql.Literal("it's secret"), object()])
+def test_a_template_shows_no_value_that_is_put_into_it(value: object, parameterised: bool) -> None:
+    query = Template(
+        ("select 'a' from t where b = ", " and c = ", " -- note"),
+        (Interpolation(value), Interpolation(Template(("d", ""), (Interpolation(value),)))),
+    )
+    text = shown(query, parameterised=parameterised)
+    assert text == "select ? from t where b = ? and c = ?"
 
 
 def test_bytes_are_read_as_text() -> None:

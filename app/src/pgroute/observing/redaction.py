@@ -32,13 +32,17 @@ _WORD = re.compile(r"[A-Za-z]+")
 
 
 def shown(query: object, *, parameterised: bool, connection: Any = None) -> str:
-    """The text of ``query`` (str, bytes or ``psycopg.sql``) as it may be shown.
+    """The text of ``query`` (str, bytes, ``psycopg.sql`` or a t-string) as it may be shown.
 
     A text that came with parameters holds placeholders and is shown as it was written. In any
     other, and in what ``psycopg.sql`` composed, literals become ``?`` and comments are left out.
+    What is put into a t-string becomes ``?`` too, be it a name or a part of the statement.
     """
     if isinstance(query, sql.Composable):
         return without_literals(query.as_string(connection)[:MAX_CHARACTERS])
+    between = getattr(query, "strings", None)  # string.templatelib comes with Python 3.14 only
+    if between is not None:
+        return without_literals("?".join(between)[:MAX_CHARACTERS])
     text = query.decode(errors="replace") if isinstance(query, bytes) else str(query)
     text = text[:MAX_CHARACTERS]
     return text if parameterised else without_literals(text)
