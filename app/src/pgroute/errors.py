@@ -16,7 +16,7 @@
     ├── PartitionError          the partitions of a table cannot be used as asked
     │   ├── NotPartitioned      the table has no partitions
     │   ├── UncomputableKey     only the server knows the leaf of this table's keys
-    │   ├── PartitionMismatch   the server puts a key elsewhere: nothing is computed any more
+    │   ├── PartitionMismatch   the server puts a key elsewhere, or a leaf is no longer what it was
     │   └── NoLeaf              no partition takes the key
     ├── LoadFailed              a bulk load stopped; it says what is in the table and what is not
     ├── NotExplained            a statement cannot be explained without a risk
@@ -146,7 +146,8 @@ class UncomputableKey(PartitionError):
 
 
 class PartitionMismatch(PartitionError):
-    """The server puts a key elsewhere than was computed: nothing is computed any more."""
+    """The server puts a key elsewhere than was computed, and nothing is computed any more; or a
+    leaf has changed since the partitions were read."""
 
 
 class NoLeaf(PartitionError, LookupError):

@@ -13,7 +13,8 @@ from psycopg.rows import tuple_row
 
 from pgroute.errors import PartitionMismatch
 from pgroute.partitions.bounds import ListBound, RangeBound
-from pgroute.partitions.layout import Layout
+from pgroute.partitions.copying import Target
+from pgroute.partitions.layout import SETTINGS, Layout
 from pgroute.partitions.routing import KeyColumn, Leaf, Level, Row
 
 KEYS_PER_LEAF = 8
@@ -21,6 +22,20 @@ _TRIES_PER_LEAF = 64
 _LEAVES_PER_QUERY = 64
 _NULL_SHARE = 0.05
 _BOUND_SHARE = 0.7
+# Which names lead to no such leaf of the table any more. Ancestors and names are looked up as they
+# are now, by any isolation level; a leaf whose detaching has begun has no ancestors.
+_CHANGED = """
+select leaf.label
+from unnest(%s::text[], %s::text[], %s::text[], %s::text[]) as leaf (schema, name, label, bound)
+cross join lateral to_regclass(format('%%I.%%I', leaf.schema, leaf.name)) as found (oid)
+where not exists (
+    select from pg_class as c
+    cross join pg_partition_ancestors(found.oid) as above (oid)
+    where c.oid = found.oid and pg_get_expr(c.relpartbound, c.oid) = leaf.bound
+      and above.oid = to_regclass(format('%%I.%%I', %s::text, %s::text))
+)
+limit 1
+"""
 
 
 def check(
@@ -44,6 +59,29 @@ def check(
             some = {leaf: samples[leaf] for leaf in leaves[start : start + _LEAVES_PER_QUERY]}
             _compare(connection, layout, some)
     return sum(map(len, samples.values()))
+
+
+def require_unchanged(
+    connection: psycopg.Connection[Any], table: Target, leaves: Sequence[Leaf]
+) -> None:
+    """Raise PartitionMismatch when one of ``leaves`` is not, with its bounds, in ``table`` now.
+
+    What this transaction has written into stays as it is found until the transaction ends.
+    """
+    columns = [
+        [getattr(leaf, name) for leaf in leaves] for name in ("schema", "name", "label", "bound")
+    ]
+    with (
+        connection.transaction(force_rollback=True),
+        connection.cursor(row_factory=tuple_row) as cursor,
+    ):
+        cursor.execute(SETTINGS)
+        changed = cursor.execute(_CHANGED, (*columns, table.schema, table.name)).fetchone()
+    if changed is not None:
+        raise PartitionMismatch(
+            f"{changed[0]} is not the partition of {table.label} that it was when the partitions "
+            f"were read: read them again, then load again"
+        )
 
 
 def draw(layout: Layout, random: Random, *, keys_per_leaf: int) -> dict[Leaf, list[Row]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from queue import Queue
 from typing import Any, TypeAlias
@@ -23,6 +23,9 @@ from pgroute.partitions.copying import (
 from pgroute.partitions.reports import Outcome, Part, Reject
 
 Connect: TypeAlias = Callable[[], AbstractContextManager[psycopg.Connection[Any]]]
+
+Confirm: TypeAlias = Callable[[psycopg.Connection[Any], Collection[str]], None]
+"""Raises when one of these tables (labels) is not where the rows written into it belong."""
 
 _WAITING_BLOCKS = 2
 _COPY_ROWS = 50_000  # in one COPY: the server works on while the next block is made
@@ -74,7 +77,9 @@ def _transaction_on(connection: psycopg.Connection[Any]) -> AbstractContextManag
 class Lane:
     """One connection: copies the blocks it is given, then commits or rolls back as it is told."""
 
-    def __init__(self, connect: Connect, shape: Shape, rejects: Rejects, *, callers: bool) -> None:
+    def __init__(
+        self, connect: Connect, shape: Shape, rejects: Rejects, confirm: Confirm, *, callers: bool
+    ) -> None:
         self.error: Exception | None = None
         self.written: dict[str, int] = {}
         self.node = ""
@@ -82,6 +87,7 @@ class Lane:
         self._connect = connect
         self._shape = shape
         self._rejects = rejects
+        self._confirm = confirm
         self._outcome = Outcome.CALLERS if callers else Outcome.COMMITTED
         self._blocks: Queue[Block | None] = Queue(_WAITING_BLOCKS)
         self._copied = threading.Event()
@@ -120,6 +126,8 @@ class Lane:
                 while (block := self._next_block()) is not None:
                     self._copy(connection, block)
                 self._finish_stream()
+                # Now that COPY has locked them, nobody else can change what is found.
+                self._confirm(connection, self.written)
                 self._copied.set()
                 self._told.wait()
                 if not self._commit:

@@ -15,7 +15,7 @@ from pgroute.partitions.routing import LEVELS, KeyColumn, Leaf, Level
 from pgroute.partitions.types import key_type
 
 # Bounds are printed by the session's settings; here they are always printed the same way.
-_SETTINGS = """
+SETTINGS = """
 select set_config('datestyle', 'ISO, YMD', true), set_config('timezone', 'UTC', true),
        set_config('bytea_output', 'hex', true),
        set_config('standard_conforming_strings', 'on', true)
@@ -93,7 +93,7 @@ def read_layout(connection: psycopg.Connection[Any], table: str) -> Layout:
         connection.transaction(force_rollback=True),
         connection.cursor(row_factory=namedtuple_row) as cursor,
     ):
-        connection.execute(_SETTINGS)
+        connection.execute(SETTINGS)
         utf8 = connection.info.parameter_status("server_encoding") == "UTF8"
         tables: list[Any] = cursor.execute(_TABLES, (table,)).fetchall()
         if tables[0].strategy is None:

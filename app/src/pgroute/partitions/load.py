@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -13,7 +13,8 @@ from typing import Any, Protocol, TypeAlias
 import psycopg
 from psycopg.rows import tuple_row
 
-from pgroute.errors import LoadFailed, NotPartitioned, UncomputableKey
+from pgroute.errors import LoadFailed, NotPartitioned, PartitionMismatch, UncomputableKey
+from pgroute.partitions.check import require_unchanged
 from pgroute.partitions.copying import Block, Shape, Target, one_line, shape_of
 from pgroute.partitions.lanes import Connect, Lane, Rejects, TooManyRejects
 from pgroute.partitions.reports import Loaded, Reject
@@ -80,7 +81,8 @@ def load(
     its own leaves, by the key computed here; that pays when the server's work per row (indexes,
     triggers) outweighs the client's. Where a leaf cannot be computed or written to, all rows go
     through ``table`` on one connection (``Loaded.why_not_by_leaf``). ``by_leaf`` decides
-    otherwise; ``partitions`` are the table's, when already read.
+    otherwise; ``partitions`` are the table's, when already read. A leaf that is no longer what
+    it was then stops the load: with PartitionMismatch, or LoadFailed when rows were sent already.
 
     *Atomicity.* Each connection is one transaction and a leaf belongs to one connection, so that
     a leaf gets all of its rows or none; with as many connections as leaves, each leaf is its own
@@ -118,7 +120,9 @@ def load(
     most = min(most, plan.leaf_count)
     rejects = Rejects(max_rejects)
     loading = _Loading(plan, shape, rejects, block_rows, progress)
-    loading.lanes = [Lane(connect, shape, rejects, callers=callers) for _ in range(most)]
+    loading.lanes = [
+        Lane(connect, shape, rejects, plan.confirm, callers=callers) for _ in range(most)
+    ]
     try:
         loading.take(rows)
         loading.wait()
@@ -135,7 +139,8 @@ def load(
         plan.why_not,
     )
     if error is not None:
-        words = str(error) if isinstance(error, TooManyRejects) else one_line(error)
+        plain = isinstance(error, TooManyRejects | PartitionMismatch)
+        words = str(error) if plain else one_line(error)
         raise LoadFailed(
             f"the load of {plan.table} stopped: {words}; {report.words()}", report
         ) from error
@@ -160,6 +165,12 @@ class _Plan:
     def leaf_count(self) -> int:
         return len(self.partitions.leaves) if self.partitions else 1
 
+    def confirm(self, connection: psycopg.Connection[Any], written: Collection[str]) -> None:
+        """Raise PartitionMismatch when a leaf that was written has changed since it was chosen."""
+        if self.partitions is not None:
+            leaves = [leaf for leaf in self.partitions.leaves if leaf.label in written]
+            require_unchanged(connection, self.parent, leaves)
+
 
 def _plan(
     connection: psycopg.Connection[Any],
@@ -183,7 +194,10 @@ def _plan(
     if why_not is not None:
         return through_the_parent(why_not)
     try:
-        partitions = partitions or Partitions.read(connection, table)
+        if partitions is None:
+            partitions = Partitions.read(connection, table)
+        else:
+            require_unchanged(connection, parent, partitions.leaves)
     except (NotPartitioned, UncomputableKey) as reason:
         return through_the_parent(str(reason))
     missing = [column for column in partitions.columns if column not in columns]
