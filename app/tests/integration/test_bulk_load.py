@@ -348,7 +348,7 @@ def test_a_connection_lost_at_commit_is_reported_as_unknown(
                 with socket.socket(fileno=os.dup(given.fileno())) as duplicate:
                     duplicate.shutdown(socket.SHUT_RDWR)
 
-    with pytest.raises(LoadFailed, match="the connection was lost at COMMIT") as failure:
+    with pytest.raises(LoadFailed, match="no answer came to the COMMIT") as failure:
         load(losing, "bulk.people", COLUMNS, rows, connections=4)
     parts = failure.value.report.parts
     outcomes = [part.outcome for part in parts]

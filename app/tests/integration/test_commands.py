@@ -128,6 +128,24 @@ def test_load_adds_exactly_that_many(servers: Servers) -> None:
     assert rows(servers, "tbl_users") == before + 1234
 
 
+def test_a_load_that_is_interrupted_says_what_is_written(servers: Servers) -> None:
+    before = rows(servers, "tbl_users")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pgroute", "load", "50000000"],
+        env=environment(servers),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()  # some rows are with the server
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=300)
+    assert told == "pgroute: the load of tbl_users was interrupted: nothing was written\n"
+    assert process.returncode == 130
+    assert rows(servers, "tbl_users") == before
+
+
 def fetch(path: str) -> tuple[int, str]:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{SERVICE_PORT}{path}", timeout=60) as answer:

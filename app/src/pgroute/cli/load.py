@@ -24,6 +24,10 @@ def load(count: Annotated[int, typer.Argument(min=1, help="Users to add.")]) -> 
             typer.echo(f"  {rows:,} of {count:,} rows")
 
     with Router(Settings.from_environment()) as router:
-        done = load_users(router, count, random=SystemRandom(), progress=progress)
+        try:
+            done = load_users(router, count, random=SystemRandom(), progress=progress)
+        except KeyboardInterrupt as interrupt:
+            typer.echo(f"pgroute: {interrupt.__cause__ or 'interrupted'}", err=True)
+            raise typer.Exit(130) from interrupt
     pace = done.rows / max(done.seconds, 0.001)
     typer.echo(f"{done.rows:,} users into {done.node} in {done.seconds:.1f} s ({pace:,.0f} rows/s)")

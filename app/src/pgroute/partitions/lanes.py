@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager, nullcontext
-from queue import Queue
+from contextlib import AbstractContextManager, nullcontext, suppress
+from queue import Full, Queue
 from typing import Any, TypeAlias
 
 import psycopg
@@ -88,14 +88,15 @@ class Lane:
         self._shape = shape
         self._rejects = rejects
         self._confirm = confirm
-        self._outcome = Outcome.CALLERS if callers else Outcome.COMMITTED
+        self._outcome: Outcome | None = None
+        self._callers = callers
         self._blocks: Queue[Block | None] = Queue(_WAITING_BLOCKS)
         self._copied = threading.Event()
         self._told = threading.Event()
+        self._over = threading.Event()
         self._commit = False
         self._ended = False
-        self._thread = threading.Thread(target=self._work, name="pgroute-load", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._work, name="pgroute-load", daemon=True).start()
 
     def put(self, block: Block) -> None:
         """Hand over a block; waits while ``_WAITING_BLOCKS`` are waiting."""
@@ -109,17 +110,31 @@ class Lane:
         """Until every block is with the server, or the lane has failed."""
         self._copied.wait()
 
-    def finish(self, *, commit: bool) -> None:
-        """Commit or roll back, and wait until that is done."""
-        self._commit = commit
-        self._told.set()
-        self._thread.join()
+    def tell(self, *, commit: bool) -> None:
+        """Let the lane commit, or roll back at once. What it was told first holds."""
+        if not self._told.is_set():
+            self._commit = commit
+            self._told.set()
+            if not commit:
+                with suppress(Full):  # it waits for no block then
+                    self._blocks.put_nowait(None)
+
+    def join(self) -> None:
+        """Wait until the lane has done as it was told."""
+        self._over.wait()
 
     def part(self) -> Part:
-        """What this lane did."""
-        return Part(dict(self.written), self.node, self._outcome)
+        """What this lane did. Without :meth:`join`: what is known by now."""
+        waiting = Outcome.UNKNOWN if self._commit else Outcome.ROLLED_BACK
+        return Part(dict(self.written), self.node, self._outcome or waiting)
 
     def _work(self) -> None:
+        try:
+            self._load()
+        finally:
+            self._over.set()
+
+    def _load(self) -> None:
         try:
             with self._connect() as connection, _transaction_on(connection):
                 self.node = getattr(connection, "node", "")
@@ -132,18 +147,21 @@ class Lane:
                 self._told.wait()
                 if not self._commit:
                     raise _Abandoned
+            self._outcome = Outcome.CALLERS if self._callers else Outcome.COMMITTED
         except _Abandoned:
             self._outcome = Outcome.ROLLED_BACK
         except Exception as error:  # noqa: BLE001 - handed to the caller's thread
             self._fail(error)
 
     def _next_block(self) -> Block | None:
-        """The next block, None from when there will be no more."""
-        if not self._ended:
-            block = self._blocks.get()
-            self._ended = block is None
-            return block
-        return None
+        """The next block, None from when there will be no more, or they are not wanted."""
+        if self._ended:
+            return None
+        block = self._blocks.get()
+        if self._told.is_set():
+            block = None
+        self._ended = block is None
+        return block
 
     def _copy(self, connection: psycopg.Connection[Any], block: Block) -> None:
         if self._rejects.tolerant:

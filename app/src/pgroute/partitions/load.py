@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from operator import itemgetter
@@ -103,7 +103,8 @@ def load(
     ``progress`` hears, from the caller's thread, how many rows were sent so far; they are not
     committed yet. ``timeout``: seconds for each transaction, with a Router. Raises
     LoadFailed with a report, PartitionMismatch, what ``rows`` raises (nothing is written then),
-    and psycopg's and the router's errors from before the first row.
+    and psycopg's and the router's errors from before the first row. A KeyboardInterrupt waits for
+    the COMMIT that is under way, rolls the others back, and has LoadFailed as its ``__cause__``.
     """
     started = clock()
     connect, callers = _connect(where, timeout)
@@ -120,31 +121,40 @@ def load(
     most = min(most, plan.leaf_count)
     rejects = Rejects(max_rejects)
     loading = _Loading(plan, shape, rejects, block_rows, progress)
-    loading.lanes = [
-        Lane(connect, shape, rejects, plan.confirm, callers=callers) for _ in range(most)
-    ]
+
+    def report() -> Loaded:
+        return Loaded(
+            plan.table,
+            tuple(lane.part() for lane in loading.lanes),
+            tuple(sorted(rejects.rows, key=lambda reject: reject.row)),
+            loading.rows_read,
+            clock() - started,
+            plan.why_not,
+        )
+
     try:
+        for _ in range(most):
+            loading.lanes.append(Lane(connect, shape, rejects, plan.confirm, callers=callers))
         loading.take(rows)
         loading.wait()
-    except BaseException:
-        loading.abandon()
-        raise
-    error = loading.finish()
-    report = Loaded(
-        plan.table,
-        tuple(lane.part() for lane in loading.lanes),
-        tuple(sorted(rejects.rows, key=lambda reject: reject.row)),
-        loading.rows_read,
-        clock() - started,
-        plan.why_not,
-    )
+        error = loading.finish()
+    except BaseException as interrupt:
+        with suppress(KeyboardInterrupt):  # again: whoever does that will not wait
+            loading.abandon()
+        if isinstance(interrupt, Exception) and not loading.committing:
+            raise  # by rows or progress
+        found = report()
+        raise interrupt from LoadFailed(
+            f"the load of {plan.table} was interrupted: {found.words()}", found
+        )
+    found = report()
     if error is not None:
         plain = isinstance(error, TooManyRejects | PartitionMismatch)
         words = str(error) if plain else one_line(error)
         raise LoadFailed(
-            f"the load of {plan.table} stopped: {words}; {report.words()}", report
+            f"the load of {plan.table} stopped: {words}; {found.words()}", found
         ) from error
-    return report
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +234,7 @@ class _Loading:
     lanes: list[Lane] = field(default_factory=list)
     rows_read: int = 0
     error: Exception | None = None
+    committing: bool = False
     _blocks: dict[Leaf | None, Block] = field(default_factory=dict)
     _lane_of: dict[Leaf | None, int] = field(default_factory=dict)
     _held: int = 0
@@ -258,18 +269,20 @@ class _Loading:
         self._tell()
 
     def abandon(self) -> None:
-        """Roll all lanes back, because ``rows`` or ``progress`` raised."""
-        self._complete = False
+        """Roll back whatever is not committing."""
         for lane in self.lanes:
-            lane.end()
-        self.finish()
+            lane.tell(commit=False)
+        for lane in self.lanes:
+            lane.join()
 
     def finish(self) -> Exception | None:
         """Commit one lane after the other, or none; the error that stopped the load."""
         for lane in self.lanes:
             self.error = self.error or lane.error
+        self.committing = self._complete and self.error is None
         for lane in self.lanes:
-            lane.finish(commit=self._complete and self.error is None)
+            lane.tell(commit=self._complete and self.error is None)
+            lane.join()
             self.error = self.error or lane.error
         return self.error
 

@@ -12,7 +12,7 @@ class Outcome(StrEnum):
 
     COMMITTED = "committed"
     ROLLED_BACK = "rolled back"
-    UNKNOWN = "unknown: the connection was lost at COMMIT"
+    UNKNOWN = "unknown: no answer came to the COMMIT"
     CALLERS = "written: the caller's transaction decides"
 
 
