@@ -96,6 +96,37 @@ def test_who_answered_first_is_counted_and_so_is_every_second_attempt(counted: C
     assert counted.second_connections("pg1") == 0
 
 
+def test_a_loser_whose_cancellation_may_be_heard_late_is_closed(
+    counted: Counted, servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pids: list[int] = []
+    with psycopg.connect(
+        host="127.0.0.1",
+        port=port("pg2"),
+        user="app_ro",
+        dbname="app",
+        passfile=str(servers.passfile),
+        autocommit=True,
+    ) as blocker:
+        blocker.execute("select pg_advisory_lock(1)")
+
+        def unheard(connection: Any) -> None:
+            pids.append(connection.info.backend_pid)
+            blocker.execute("select pg_advisory_unlock(1)")  # the loser ends well after all
+            raise psycopg.errors.CancellationTimeout("the server was not reached in time")
+
+        async def unheard_async(connection: Any, **_: object) -> None:
+            unheard(connection)
+
+        monkeypatch.setattr(psycopg.Connection, "cancel_safe", lambda one, **_: unheard(one))
+        monkeypatch.setattr(psycopg.AsyncConnection, "cancel_safe", unheard_async)
+        until(counted, "select pg_advisory_xact_lock_shared(1)", "pg2", Hedge.SECOND_WON)
+        eventually(lambda: not counted.router.busy(), what="every connection is back")
+    (pid,) = pids
+    alive = f"select count(*) from pg_stat_activity where pid = {pid}"
+    eventually(lambda: servers.sql("pg2", alive) == "0", what="the loser's connection is closed")
+
+
 def test_a_read_that_fails_both_times_is_counted_as_asked_twice(counted: Counted) -> None:
     before = counted.asked_twice()
     failing = f"select 1 / length(({sleeping(LATE, LATE)})::text)"

@@ -19,6 +19,7 @@ from pgroute.results import Result
 from pgroute.routing.commit import SLOW_SECONDS, Commit
 
 _FEW_ROWS = 10
+UNFIT = -1  # the epoch of connections that are not to be used again
 
 
 class Owner(Protocol):
@@ -43,7 +44,7 @@ class _Leased:
 
     node: str = ""
     home: Any = None  # the psycopg_pool it belongs to
-    epoch: int = -1  # of its owner, when it was made
+    epoch: int = UNFIT  # of its owner, when it was made
     used_at: float = 0.0  # when it was handed out last
     expires_at: float = 0.0  # when it is let go
     route: tuple[Role, Reason] | None = None  # why it was handed out; None on the fast path
@@ -141,6 +142,14 @@ class NodeConnection(_Leased, psycopg.Connection[Any]):
         connection._belongs_to(owner, epoch)
         return connection
 
+    def cancel_safe(self, *, timeout: float = 30.0) -> None:
+        """As psycopg's, which calls it for whoever is interrupted and then drops its error."""
+        try:
+            super().cancel_safe(timeout=timeout)
+        except BaseException:  # it may yet be heard: by another's statement, were it kept
+            self.epoch = UNFIT
+            raise
+
     def ask(self, sql: Any, params: Any = None, prepare: bool | None = None) -> Result:
         """Run one statement, to its last row."""
         cursor, self.spare = self.spare or self.cursor(), None
@@ -194,6 +203,14 @@ class AsyncNodeConnection(_Leased, psycopg.AsyncConnection[Any]):
             connection.server_cursor_factory = server_cursors
         connection._belongs_to(owner, epoch)
         return connection
+
+    async def cancel_safe(self, *, timeout: float = 30.0) -> None:
+        """As psycopg's, which calls it for every cancelled task and then drops its error."""
+        try:
+            await super().cancel_safe(timeout=timeout)
+        except BaseException:  # it may yet be heard: by another's statement, were it kept
+            self.epoch = UNFIT
+            raise
 
     async def ask(self, sql: Any, params: Any = None, prepare: bool | None = None) -> Result:
         """Run one statement, to its last row."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,6 @@ from pgroute.observing.observer import Hedge, Reason
 from pgroute.results import Result
 from pgroute.routing.base import Base, Steps
 from pgroute.routing.holder import Holder, Plan
-from pgroute.routing.lease import UNFIT
 from pgroute.routing.running import Statement, attempt
 
 if TYPE_CHECKING:
@@ -79,10 +79,8 @@ class _Attempt:
         with self._lock:
             self._given_up = True
             if self.node and not self._over:
-                try:
+                with suppress(psycopg.Error):  # its connection is not used again then
                     self.holder.connection.cancel_safe(timeout=_CANCEL_SECONDS)
-                except psycopg.Error:  # it may yet be heard: by another's statement, were it kept
-                    self.holder.connection.epoch = UNFIT
 
     def _leased(self) -> None:
         with self._lock:
@@ -169,7 +167,7 @@ async def hedged_async(router: AsyncRouter, pace: Pace, statement: Statement) ->
             _tell(router, first, one)
         return task.result()
     finally:
-        for task in running:  # psycopg cancels what the server does for it
+        for task in running:  # psycopg cancels what the server does for it, and waits for that
             task.cancel()
             router.look_after(task)
 

@@ -17,14 +17,13 @@ import psycopg
 from psycopg import pq
 
 from pgroute.config import Settings
-from pgroute.routing.connections import AsyncNodeConnection, NodeConnection
+from pgroute.routing.connections import UNFIT, AsyncNodeConnection, NodeConnection
 from pgroute.routing.probe import one_line
 
 Connection = TypeVar("Connection", NodeConnection, AsyncNodeConnection)
 
 FRESH_SECONDS = 0.01  # handed out so shortly ago: not asked whether it is alive
 _IDLE_SECONDS = 2.0  # then it goes back to psycopg_pool, which closes what is not needed
-UNFIT = -1  # the epoch of connections that are not to be used again
 _AUTHENTICATION_FAILED = ("28P01", "28000")
 
 
