@@ -65,7 +65,25 @@ create function bulk.sift() returns trigger language plpgsql as
 create trigger sift before insert on bulk.sifted for each row execute function bulk.sift();
 create table bulk.kept (id uuid default gen_random_uuid(), n int4) partition by hash (id);
 create table bulk.k0 partition of bulk.kept for values with (modulus 1, remainder 0);
-grant select, insert, delete on all tables in schema bulk to app_rw;
+create schema hidden;
+create table bulk.apart (id uuid, name text, n int4) partition by hash (id);
+create table hidden.a0 partition of bulk.apart for values with (modulus 1, remainder 0);
+create table bulk.fenced (id uuid, name text, n int4) partition by hash (id);
+create table bulk.f0 partition of bulk.fenced for values with (modulus 1, remainder 0);
+alter table bulk.f0 enable row level security;
+create table bulk.seen (id uuid, name text, n int4) partition by hash (id);
+create table bulk.e0 partition of bulk.seen for values with (modulus 1, remainder 0);
+create trigger told after insert on bulk.e0 for each statement execute function bulk.nothing();
+create table bulk.limits (
+    id uuid, n int4, statement text default current_setting('statement_timeout'),
+    idle text default current_setting('idle_in_transaction_session_timeout')
+) partition by hash (id);
+create table bulk.m0 partition of bulk.limits for values with (modulus 2, remainder 0);
+create table bulk.m1 partition of bulk.limits for values with (modulus 2, remainder 1);
+create table bulk.indexed (id uuid, name text, n int4) partition by hash (id);
+create table bulk.i0 partition of bulk.indexed for values with (modulus 1, remainder 0);
+create index on bulk.indexed (name);
+grant select, insert, delete on all tables in schema bulk, hidden to app_rw;
 revoke insert on bulk.c0 from app_rw;
 """
 
@@ -74,7 +92,7 @@ revoke insert on bulk.c0 from app_rw;
 def schema(servers: Servers) -> Iterator[Servers]:
     servers.sql("pg1", _SCHEMA, database="app")
     yield servers
-    servers.sql("pg1", "drop schema bulk cascade", database="app")
+    servers.sql("pg1", "drop schema bulk, hidden cascade", database="app")
 
 
 @pytest.fixture
@@ -388,6 +406,9 @@ WHY_NOT = [
     ("bulk.watched", "a statement trigger fires on bulk.watched"),
     ("bulk.guarded", "row security is active on bulk.guarded"),
     ("bulk.closed", "no privilege to insert into bulk.c0"),
+    ("bulk.apart", "no privilege on the schema of hidden.a0"),
+    ("bulk.fenced", "row security is active on bulk.f0"),
+    ("bulk.seen", "a statement trigger fires on bulk.e0"),
 ]
 
 
@@ -404,6 +425,34 @@ def test_what_the_leaves_cannot_take_goes_through_the_table(
     assert why in (done.why_not_by_leaf or "")
     assert [dict(part.rows_by_table) for part in done.parts] == [{table: 100}]
     assert stored(connection, table) == rows
+
+
+@pytest.mark.parametrize("connections", [1, 2])
+def test_a_load_may_take_longer_than_the_application_s_statements(
+    router: Router, connection: Connection, connections: int
+) -> None:
+    rows = [(key, n) for key, _, n in people(100)]
+    load(router, "bulk.limits", ("id", "n"), rows, connections=connections, timeout=4000)
+    found = connection.execute(
+        "with gone as (delete from bulk.limits returning *) "
+        "select distinct statement, idle from gone"
+    )
+    assert found.fetchall() == [("4000001ms", "4000001ms")]
+    with router.write() as writing:
+        assert writing.execute("show statement_timeout").fetchone() != ("4000001ms",)
+
+
+@pytest.mark.parametrize("by_leaf", [True, False])
+def test_a_value_that_an_index_has_no_room_for_is_the_row_s_fault(
+    router: Router, connection: Connection, by_leaf: bool
+) -> None:
+    rows = people(9)
+    random = Random(1)
+    rows[4] = (rows[4][0], random.randbytes(5000).hex(), 4)  # does not compress
+    done = load(router, "bulk.indexed", COLUMNS, rows, by_leaf=by_leaf, max_rejects=1)
+    assert [(reject.row, reject.sqlstate) for reject in done.rejects] == [(5, "54000")]
+    assert stored(connection, "bulk.indexed") == rows[:4] + rows[5:]
+    connection.execute("delete from bulk.indexed")
 
 
 def test_a_key_made_by_the_server_goes_through_the_table(router: Router) -> None:

@@ -27,6 +27,13 @@ from pgroute.observing.redaction import MAX_CHARACTERS, operation, shown, withou
         ("select '5%', 5 % 3", "select ?, ? % ?"),
         ("select größe_1 from maße", None),
         ("alter role app password 'secret'", "alter role app password ?"),
+        ("/* a /* b */ secret */ select 1", "select ?"),
+        ("/* a /* /* b */ */ secret */ select 1 /**/", "select ?"),
+        ("/*" * 9 + "*/" * 8 + " secret", ""),
+        ("select 2 */* secret */ 3", "select ? *  ?"),
+        ("select e'a'\n'b\\'secret' from t", "select ? from t"),
+        ("select e'a' -- b\n  'b\\'secret', 'c'", "select ?, ?"),
+        ("select E'it\\'s secret\\", "select ?"),
     ],
 )
 def test_literals_and_comments_are_not_shown(text: str, shows: str | None) -> None:

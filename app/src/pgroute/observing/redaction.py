@@ -11,11 +11,19 @@ from psycopg import sql
 MAX_CHARACTERS = 4096
 """Longer statements are shown up to here."""
 
+
+def _comment(depth: int) -> str:
+    """Comments nest; one that goes deeper hides all the rest."""
+    inner = _comment(depth - 1) if depth else r"/\*.*\Z"
+    return rf"/\*(?:[^*/]|\*(?!/)|/(?!\*)|{inner})*(?:\*/|\Z)"
+
+
+_ESCAPED = r"'(?:[^'\\]|\\.|'')*(?:'|\\?\Z)"
 _PIECE = re.compile(
-    r"""
-      (?P<comment> --[^\n]* | /\*.*?(?:\*/|\Z) )
+    rf"""
+      (?P<comment> --[^\n]* | {_comment(4)} )
     | (?P<literal>
-          [eE]'(?:[^'\\]|\\.|'')*(?:'|\Z)
+          [eE]{_ESCAPED}(?:(?:\s|--[^\n]*\n)*{_ESCAPED})*  # it may go on in the next line
         | (?:[uU]&|[bBxXnN])?'(?:[^']|'')*(?:'|\Z)
         | \$(?P<tag>(?:[^\W\d]\w*)?)\$.*?(?:\$(?P=tag)\$|\Z)
         | \.?\d[\w.]*(?:(?<=[eE])[+-]\d+)?

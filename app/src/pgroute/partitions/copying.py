@@ -220,9 +220,9 @@ def one_line(error: BaseException) -> str:
 
 
 def _speaks_of_a_row(error: psycopg.Error) -> bool:
-    """Wrong values and broken constraints, also those a trigger raises."""
+    """Wrong values, broken constraints, what a trigger raises, what an index has no room for."""
     state = error.sqlstate or ""
-    return state[:2] in ("22", "23", "44") or state == "P0001"
+    return state[:2] in ("22", "23", "44") or state in ("P0001", "P0004", "54000")
 
 
 def _split(block: Block, at: int | None) -> list[Block]:

@@ -28,20 +28,27 @@ _ROWS_HELD_PER_LEAF = 200
 _A_DAY = 86_400.0
 _REFUSED = Leaf(0, "", "", "no leaf", "")
 
-# What a row meets on its way through the parent only. Then the leaves are left to the server.
+# What a row meets on its way through the parent only, or straight into a leaf only. Then the leaves
+# are left to the server.
 _OBSTACLE = """
-select case
-    when row_security_active(c.oid) then 'row security is active on ' || c.oid::regclass
+select why || c.oid::regclass
+from unnest(%(parent)s::regclass::oid || %(leaves)s::oid[]) as asked (oid)
+join pg_class as c on c.oid = asked.oid,
+lateral (select case
+    when row_security_active(c.oid) then 'row security is active on '
     when exists (select from pg_trigger as t
                  where t.tgrelid = c.oid and not t.tgisinternal and t.tgenabled <> 'D'
-                   and t.tgtype & 5 = 4)
-        then 'a statement trigger fires on ' || c.oid::regclass
-    else (select 'no privilege to insert into ' || leaf.oid::regclass
-          from unnest(%s::oid[]) as leaf (oid)
-          where not has_table_privilege(leaf.oid, 'insert') limit 1)
-end
-from pg_class as c where c.oid = %s::regclass
+                   and t.tgtype & 5 = 4) then 'a statement trigger fires on '
+    when not has_schema_privilege(c.relnamespace, 'usage') then 'no privilege on the schema of '
+    when not has_table_privilege(c.oid, 'insert') then 'no privilege to insert into '
+end) as found (why)
+where why is not null limit 1
 """
+_LIMITS = """
+select set_config('statement_timeout', %(limit)s, true),
+       set_config('idle_in_transaction_session_timeout', %(limit)s, true)
+"""
+_MOST_MILLISECONDS = 2**31 - 1  # that the server takes
 
 
 class Writes(Protocol):
@@ -215,7 +222,8 @@ def _plan(
         return through_the_parent(f"key column {missing[0]} is not among the columns loaded")
     with connection.cursor(row_factory=tuple_row) as cursor:
         oids = [leaf.oid for leaf in partitions.leaves]
-        (obstacle,) = cursor.execute(_OBSTACLE, (oids, table)).fetchone() or (None,)
+        asked = {"parent": table, "leaves": oids}
+        (obstacle,) = cursor.execute(_OBSTACLE, asked).fetchone() or (None,)
     if obstacle is not None:
         return through_the_parent(obstacle)
     at = tuple(list(columns).index(column) for column in partitions.columns)
@@ -366,7 +374,16 @@ def _connect(where: Where, timeout: float) -> tuple[Connect, bool]:
         return lambda: _transaction_on(where), open_already
     if callable(where):
         return where, False
-    return lambda: where.write(timeout=timeout), False
+    return lambda: _transaction_of(where, timeout), False
+
+
+@contextmanager
+def _transaction_of(router: Writes, timeout: float) -> Iterator[psycopg.Connection[Any]]:
+    """One that may take as long as the load, not as one of the application's."""
+    limit = str(min(int(timeout * 1000) + 1, _MOST_MILLISECONDS))
+    with router.write(timeout=timeout) as connection:
+        connection.execute(_LIMITS, {"limit": limit})
+        yield connection
 
 
 @contextmanager
