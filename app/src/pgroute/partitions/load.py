@@ -94,7 +94,8 @@ def load(
     *Atomicity.* Each connection is one transaction and a leaf belongs to one connection, so that
     a leaf gets all of its rows or none; with as many connections as leaves, each leaf is its own
     transaction. Nothing is committed before every row is with the server. Then one transaction
-    commits after the other: only an error at COMMIT can leave some leaves written and others not.
+    commits after the other: only an error or an interrupt there can leave some leaves written and
+    others not.
     One connection, or ``single_transaction``, leaves nothing to that chance. Equal keys lie in
     one leaf, so that connections do not wait for each other's; but a trigger that locks the same
     row for every leaf would make them, until ``timeout``: use one connection then.

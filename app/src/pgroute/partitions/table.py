@@ -20,7 +20,8 @@ class Partitions:
     """A partitioned table as it was when it was read. Make one with :meth:`read`.
 
     A partition attached or detached later is not seen: read again then. A row written to a leaf
-    where it does not belong is refused by the server (SQLSTATE 23514), never misplaced.
+    where it does not belong is refused by the server (SQLSTATE 23514), never misplaced; but a leaf
+    that was detached takes any. :func:`pgroute.partitions.load` makes sure that none was.
     """
 
     def __init__(self, layout: Layout) -> None:
