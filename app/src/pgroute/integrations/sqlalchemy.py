@@ -16,9 +16,11 @@ Where a session's statements go:
 
 * Flushes, and whatever is not known to be a read, go to the primary; so does everything after
   that until the transaction ends, which thus sees what it wrote.
-* Reads of one contract share one connection, to one server, until the transaction ends. Each of
-  them sees what was committed when it started (a replica's connection is in autocommit, and in a
-  transaction only for server-side cursors).
+* Reads share one connection, to one server, until one of them asks for what that server is not
+  known to meet, or for a server-side cursor. It and all later reads use another connection then,
+  to a server that has everything seen so far: a transaction never goes back in time.
+* Each read sees what was committed when it started (a replica's connection is in autocommit, and
+  in a transaction from the first server-side cursor on).
 * From a session's first commit on, its reads see at least what it wrote, and never less than it
   has read before, on a replica when one is far enough. :meth:`RoutedSession.token` carries that
   on to another process, ``after=token`` takes it up there.
@@ -33,11 +35,10 @@ server are SQLAlchemy's.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 from psycopg.errors import ReadOnlySqlTransaction
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import Result
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
@@ -50,7 +51,9 @@ from pgroute.integrations.sqlalchemy_leases import (
     Given,
     Held,
     Leasing,
+    Reading,
     Want,
+    held_by,
     note_error,
     server_errors,
     wanted,
@@ -153,10 +156,12 @@ class Engines:
         *,
         write: bool = False,
         how: Mapping[str, Any] | None = None,
-        transaction: bool = False,
     ) -> Engine:
         """An engine whose connections come from ``source``, a router or a session of one."""
-        want = Want(source, write, how or {}, transaction)
+        return self.getting(Want(source, write, how or {}))
+
+    def getting(self, want: Want) -> Engine:
+        """An engine whose connections are what is wanted."""
         return self._base.execution_options(pgroute_want=want)
 
     def may_read(self, statement: Any) -> bool:
@@ -267,7 +272,7 @@ class RoutedSession(Session):
         self._marks = engines.router.session(after=after)
         self._contract = dict(contract or {})
         self._writing = engines.leasing(self._marks, write=True)
-        self._reading: dict[Any, Engine] = {}
+        self._reading: Reading | None = None
         self._on_primary = False
 
     def token(self) -> Token | None:
@@ -296,13 +301,14 @@ class RoutedSession(Session):
     def _engine_for(self, given: Mapping[str, Any]) -> Engine:
         options = {**self._contract, **given}
         how = {_OPTIONS[name]: options[name] for name in _OPTIONS if name in options}
-        transaction = bool(options.get("stream_results") or options.get("yield_per"))
-        key = (transaction, *((name, _key(value)) for name, value in how.items()))
-        engine = self._reading.get(key)
-        if engine is None:
-            engine = self._engines.leasing(self._marks, how=how, transaction=transaction)
-            self._reading[key] = engine
-        return engine
+        streams = bool(options.get("stream_results") or options.get("yield_per"))
+        want = Want(self._marks, False, how, streams)
+        reading = self._reading
+        if reading is not None:
+            if reading.meets(want):
+                return reading.engine
+            self._engines.router.saw(reading.held.lease)  # what it has shown binds the next one
+        return self._engines.getting(want)
 
 
 class AsyncRoutedSession(AsyncSession):
@@ -334,14 +340,19 @@ def _route(state: ORMExecuteState) -> Result[Any] | None:
         return state.invoke_statement()
 
 
+@event.listens_for(RoutedSession, "after_begin")
+def _follow(session: Session, _: SessionTransaction, connection: Connection) -> None:
+    """Later reads stay where this one has found a connection."""
+    held = held_by(connection)
+    if isinstance(session, RoutedSession) and held is not None:
+        want = held.want
+        if want.source is session._marks and not want.write:
+            session._reading = Reading.of(connection.engine, held, session._reading)
+
+
 @event.listens_for(RoutedSession, "after_transaction_end")
 def _forget(session: Session, transaction: SessionTransaction) -> None:
     """The next transaction chooses its servers anew."""
     if transaction.parent is None and isinstance(session, RoutedSession):
         session._on_primary = False
-        session._reading.clear()
-
-
-def _key(value: object) -> object:
-    """What tells two values of an option apart; of tokens their identity: comparing may wait."""
-    return value if isinstance(value, str | int | timedelta) else id(value)
+        session._reading = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import psycopg
@@ -20,11 +20,14 @@ from sqlalchemy.engine.base import OptionEngine
 from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.util.concurrency import await_only, in_greenlet
 
+from pgroute.core.contracts import Contract, Otherwise
+from pgroute.core.topology import Role
 from pgroute.errors import PgrouteError
 from pgroute.routing.base import Steps
 from pgroute.routing.commit import Commit
 from pgroute.routing.ending import explain, resolve
 from pgroute.routing.shelter import sheltered
+from pgroute.routing.tokens import unsettled
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,14 @@ class Want:
     def lease(self) -> Any:
         """The router's context manager."""
         return self.source.write(**self.how) if self.write else self.source.read(**self.how)
+
+    @property
+    def contract(self) -> Contract:
+        """What a server has to meet, whatever happens when none does."""
+        how = {name: value for name, value in self.how.items() if name != "node"}
+        name = how.pop("contract", "eventual")
+        found = Contract.of(name, **{**how, "after": unsettled(how.get("after"))})
+        return replace(found, otherwise=Otherwise.PRIMARY)
 
 
 class Given:
@@ -122,6 +133,42 @@ class Held:
         return isinstance(self.want.source, Given)
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Where a transaction reads, and what is known to be met there.
+
+    ``met`` are the contracts of all its reads until now: each new server has what the last one had
+    shown, and so meets what the last one met.
+    """
+
+    engine: Engine
+    held: Held
+    met: frozenset[Contract]
+
+    @classmethod
+    def of(cls, engine: Engine, held: Held, before: Reading | None) -> Reading:
+        """Of a connection that was found when ``before`` did not do."""
+        met = frozenset() if before is None else before.met
+        return cls(engine, held, met | {held.want.contract})
+
+    def meets(self, want: Want) -> bool:
+        """Whether the connection does for another read of the transaction."""
+        lease, contract = self.held.lease, want.contract
+        if want.how.get("node") not in (None, lease.route.node):
+            return False
+        topology = lease.router.fleet.topology
+        as_primary = (
+            lease.route.role is Role.PRIMARY
+            and lease.route.node == topology.primary
+            and lease.timeline == topology.fence.timeline
+        )
+        if (want.transaction and self.held.in_autocommit) or (contract.strong and not as_primary):
+            return False
+        # Whether a token is of this cluster, and was not lost, is looked at when it is first met.
+        newest = as_primary and contract.after is None
+        return newest or contract.is_eventual or contract in self.met
+
+
 _Psycopg: Any = PGDialect_psycopg  # SQLAlchemy's dialects have no types
 _AsyncPsycopg: Any = PGDialectAsync_psycopg
 
@@ -145,12 +192,12 @@ class _Dialect(_Psycopg):  # type: ignore[misc]
         self.do_close(dbapi_connection)
 
     def do_rollback(self, dbapi_connection: Any) -> None:
-        held = _held(dbapi_connection)
+        held = held_by(dbapi_connection)
         if held is None or not (held.is_given and held.want.source.done):
             super().do_rollback(dbapi_connection)
 
     def do_commit(self, dbapi_connection: Any) -> None:
-        held = _held(dbapi_connection)
+        held = held_by(dbapi_connection)
         if held is None:
             super().do_commit(dbapi_connection)
         elif held.is_given:
@@ -259,13 +306,14 @@ def _driver(connection: Any) -> Any:
     return getattr(proxied, "driver_connection", proxied)
 
 
-def _held(connection: Any) -> Held | None:
+def held_by(connection: Any) -> Held | None:
+    """The lease under whatever SQLAlchemy gives for a connection."""
     held: Held | None = getattr(_driver(connection), "held", None)
     return held
 
 
 def _in_autocommit(connection: Any) -> bool:
-    held = _held(connection)
+    held = held_by(connection)
     return held is not None and held.in_autocommit
 
 

@@ -1,0 +1,209 @@
+"""A session's transaction never goes back in time, whatever its reads ask for, on real servers."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, String, event, select
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from pgroute import Router
+from pgroute.errors import TokenNotReached
+from pgroute.integrations.sqlalchemy import Engines, RoutedSession
+from tests.servers import Servers, eventually, whole
+
+pytestmark = pytest.mark.integration
+
+Sees = Callable[..., bool]
+Options = dict[str, Any]
+PLAIN: Options = {}
+STRONG: Options = {"pgroute_contract": "strong"}
+LAX: Options = {"max_lag": "1h"}
+LAXER: Options = {"max_lag": "2h"}
+PG3: Options = {"node": "pg3"}
+CURSOR: Options = {"yield_per": 10}
+ROUNDS = 6  # what is left to the turn of replicas comes up in each of them
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class User(Base):
+    __tablename__ = "tbl_users"
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
+    first_name: Mapped[str] = mapped_column(String(255))
+
+
+NAMES = select(User.first_name)
+
+
+@contextmanager
+def routing(servers: Servers, **settings: Any) -> Iterator[Router]:
+    with Router(servers.settings(**settings)) as opened:
+        eventually(lambda: whole(opened), what="a whole fleet")
+        eventually(lambda: opened.statements.catalog is not None, what="the catalogue is read")
+        yield opened
+
+
+@pytest.fixture
+def router(servers: Servers) -> Iterator[Router]:
+    with routing(servers) as opened:
+
+        def ages_are_known() -> bool:
+            ages = [opened.fleet.ledger.staleness(n, opened.clock()) for n in ("pg2", "pg3")]
+            return None not in ages
+
+        eventually(ages_are_known, what="the positions of replicas are known")
+        yield opened
+
+
+@pytest.fixture
+def engines(router: Router) -> Engines:
+    return Engines(router)
+
+
+@pytest.fixture
+def nodes(engines: Engines) -> Iterator[list[str]]:
+    """The nodes that statements ran on, in order."""
+    seen: list[str] = []
+
+    def note(connection: Any, *_: object) -> None:
+        seen.append(connection.connection.driver_connection.node)
+
+    event.listen(engines._base, "after_cursor_execute", note)
+    yield seen
+    event.remove(engines._base, "after_cursor_execute", note)
+
+
+@pytest.fixture
+def news(servers: Servers, router: Router) -> Iterator[uuid.UUID]:
+    """The key of a row that pg1 and pg3 show, and pg2, which has stopped replaying, does not."""
+    servers.sql("pg2", "select pg_wal_replay_pause()")
+    paused = "select pg_get_wal_replay_pause_state() = 'paused'"
+    try:
+        eventually(lambda: servers.sql("pg2", paused) == "t", what="pg2 has stopped")
+        key = uuid.uuid4()
+        router.execute("insert into tbl_users values (%s, 'News')", (key,))
+        ask = f"select count(*) from tbl_users where id = '{key}'"
+        eventually(lambda: servers.sql("pg3", ask, database="app") == "1", what="pg3 has it")
+        yield key
+    finally:
+        servers.sql("pg2", "select pg_wal_replay_resume()")
+
+
+def seen_by(session: Session, key: uuid.UUID) -> Sees:
+    def sees(options: Options = PLAIN) -> bool:
+        asked = session.scalars(NAMES.where(User.id == key), execution_options=options)
+        return asked.first() is not None
+
+    return sees
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        (STRONG, PLAIN),
+        (PG3, PLAIN),
+        (PG3, LAX, PLAIN),
+        (STRONG, LAX, PG3, PLAIN),
+        (PG3, CURSOR, PLAIN),
+        (LAX, STRONG, LAX),
+        (LAXER, PG3, LAX, LAXER),
+    ],
+    ids=str,
+)
+def test_what_a_transaction_has_seen_it_sees_again(
+    engines: Engines, news: uuid.UUID, turn: tuple[Options, ...]
+) -> None:
+    for _ in range(ROUNDS):
+        with engines.sessionmaker()() as session:
+            sees = seen_by(session, news)
+            seen = [sees(options) for options in turn]
+            assert seen == sorted(seen), seen
+            assert seen[-1]
+
+
+def test_after_a_token_a_plain_read_sees_as_much(
+    engines: Engines, router: Router, news: uuid.UUID
+) -> None:
+    token = router.token()
+    for _ in range(ROUNDS):
+        with engines.sessionmaker()() as session:
+            sees = seen_by(session, news)
+            sees(LAX)
+            assert [sees({"after": token}), sees(), sees(LAX)] == [True] * 3
+
+
+def test_a_read_that_names_a_server_waits_for_what_was_seen(
+    servers: Servers, news: uuid.UUID
+) -> None:
+    with (
+        routing(servers, token_timeout_seconds=1) as impatient,
+        Engines(impatient).sessionmaker()() as session,
+    ):
+        sees = seen_by(session, news)
+        assert sees(STRONG)
+        with pytest.raises(TokenNotReached, match="pg2"):
+            sees({"node": "pg2"})
+        assert sees()  # and the transaction goes on where it was
+
+
+def test_savepoints_and_flushes_leave_what_was_seen(
+    engines: Engines, nodes: list[str], news: uuid.UUID
+) -> None:
+    for _ in range(ROUNDS):
+        with engines.sessionmaker()() as session:
+            sees = seen_by(session, news)
+            with session.begin_nested() as savepoint:
+                assert sees(PG3)
+                savepoint.rollback()
+            assert sees()
+            with session.begin_nested():
+                assert sees(LAX)
+            nodes.clear()
+            session.add(User(first_name="Flushed"))
+            assert [sees(), sees(PG3)] == [True, True]
+            assert set(nodes) == {"pg1"}
+            session.rollback()
+            assert sees()
+            session.commit()
+            assert sees(LAX)
+
+
+def test_a_server_that_is_lost_has_shown_what_it_has_shown(
+    expendable: Servers, engines: Engines, news: uuid.UUID
+) -> None:
+    with engines.sessionmaker()() as session:
+        sees = seen_by(session, news)
+        assert sees(PG3)
+        expendable.stop("pg3")
+        with pytest.raises(DBAPIError):
+            sees()
+        assert sees(LAX)
+        assert sees()
+        session.rollback()
+        assert sees()
+
+
+def test_reads_share_a_connection_until_one_asks_for_more(
+    engines: Engines, nodes: list[str]
+) -> None:
+    held: set[Connection] = set()
+
+    def read(**options: Any) -> int:
+        session.execute(NAMES.limit(1), execution_options=options).all()
+        return len(held)
+
+    session: RoutedSession
+    with engines.sessionmaker()() as session:
+        event.listen(session, "after_begin", lambda _, __, connection: held.add(connection))
+        assert [read(), read(otherwise="wait"), read(node=nodes[0])] == [1, 1, 1]
+        assert [read(max_lag="1h"), read(), read(max_lag="1h")] == [2, 2, 2]
+        assert [read(yield_per=5), read(), read(yield_per=5, max_lag="1h")] == [3, 3, 3]
+        assert [read(**STRONG), read(max_lag="5h"), read(), read(**STRONG)] == [4, 4, 4, 4]
