@@ -26,7 +26,8 @@ Where a session's statements go:
   on to another process, ``after=token`` takes it up there.
 
 Execution options: ``pgroute_contract``, ``max_lag``, ``after``, ``otherwise``, ``node``, as in
-``Router.read``; on a statement, on ``Session.execute``, or on the session for all of its reads.
+``Router.read``; on a statement, on ``Session.execute``, by a listener to ``do_orm_execute``, or on
+the session for all of its reads.
 
 There is one pool of connections, the router's. Errors of routing are pgroute's own, errors of the
 server are SQLAlchemy's.
@@ -280,6 +281,12 @@ class RoutedSession(Session):
         token: Token | None = self._marks.token()
         return token
 
+    def _execute_internal(self, statement: Any, params: Any = None, **options: Any) -> Any:
+        """Goes through :func:`_route` last: other listeners may set the options it looks at."""
+        if options.get("_add_event") is None:
+            options["_add_event"] = _route
+        return super()._execute_internal(statement, params, **options)
+
     def get_bind(
         self,
         mapper: Any = None,
@@ -294,7 +301,8 @@ class RoutedSession(Session):
             return bind
         own = self._on_primary or self._flushing
         if not own and pgroute is not None and self._engines.may_read(pgroute.statement):
-            return self._engine_for(pgroute.execution_options)
+            statement = pgroute.statement.get_execution_options()
+            return self._engine_for({**statement, **pgroute.local_execution_options})
         self._on_primary = True
         return self._writing
 
@@ -323,7 +331,6 @@ class AsyncRoutedSession(AsyncSession):
         return token
 
 
-@event.listens_for(RoutedSession, "do_orm_execute")
 def _route(state: ORMExecuteState) -> Result[Any] | None:
     """Let get_bind see the statement; run it again on the primary when a replica refuses it."""
     session = state.session

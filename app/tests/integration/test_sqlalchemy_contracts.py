@@ -1,16 +1,17 @@
-"""A session's transaction never goes back in time, whatever its reads ask for, on real servers."""
+"""What a session's reads ask for: who may say so, and that no transaction goes back in time."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from sqlalchemy import Connection, String, event, select
+from sqlalchemy import Connection, Result, Select, String, event, select
+from sqlalchemy.engine.result import IteratorResult, SimpleResultMetaData
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, ORMExecuteState, Session, mapped_column
 
 from pgroute import Router
 from pgroute.errors import TokenNotReached
@@ -207,3 +208,46 @@ def test_reads_share_a_connection_until_one_asks_for_more(
         assert [read(max_lag="1h"), read(), read(max_lag="1h")] == [2, 2, 2]
         assert [read(yield_per=5), read(), read(yield_per=5, max_lag="1h")] == [3, 3, 3]
         assert [read(**STRONG), read(max_lag="5h"), read(), read(**STRONG)] == [4, 4, 4, 4]
+
+
+def by_update(state: ORMExecuteState) -> None:
+    state.update_execution_options(node=state.session.info["node"])
+
+
+def by_statement(state: ORMExecuteState) -> None:
+    statement = cast(Select[Any], state.statement)
+    state.statement = statement.execution_options(node=state.session.info["node"])
+
+
+def by_invoking(state: ORMExecuteState) -> Result[Any]:
+    return state.invoke_statement(execution_options={"node": state.session.info["node"]})
+
+
+@pytest.mark.parametrize("target", ["class", "maker", "session"])
+@pytest.mark.parametrize("listener", [by_update, by_statement, by_invoking])
+def test_listeners_choose_the_contract(
+    engines: Engines, nodes: list[str], target: str, listener: Any
+) -> None:
+    sessions = engines.sessionmaker()
+    turn = ["pg2", "pg2", "pg3", "pg3"]  # as no policy would
+    for name in turn:
+        with sessions(info={"node": name}) as session:
+            heard = {"class": RoutedSession, "maker": sessions, "session": session}[target]
+            event.listen(heard, "do_orm_execute", listener, retval=True)
+            try:
+                session.execute(NAMES.limit(1))
+            finally:
+                event.remove(heard, "do_orm_execute", listener)
+    assert nodes == turn
+
+
+def test_a_listener_with_an_answer_of_its_own_is_believed(
+    engines: Engines, nodes: list[str]
+) -> None:
+    def from_memory(_: ORMExecuteState) -> Result[Any]:
+        return IteratorResult(SimpleResultMetaData(["first_name"]), iter([("Remembered",)]))
+
+    with engines.sessionmaker()() as session:
+        event.listen(session, "do_orm_execute", from_memory, retval=True)
+        assert session.scalar(NAMES.limit(1)) == "Remembered"
+    assert nodes == []
