@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import uuid
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 from sqlalchemy import String, event, select, text
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import ProgrammingError, SAWarning
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -181,3 +183,32 @@ def test_a_task_that_is_cancelled_gives_its_connection_back(servers: Servers) ->
             session.add(User(first_name="Afterwards"))
 
     over(servers, use)
+
+
+@pytest.mark.parametrize("in_greenlet", [False, True])
+@pytest.mark.parametrize("ask", ["select 1", "select set_config('application_name', 'x', true)"])
+def test_sessions_that_nobody_closes_leave_their_place_to_others(
+    servers: Servers, ask: str, in_greenlet: bool
+) -> None:
+    size, statement = 2, text(ask)
+
+    async def use(engines: AsyncEngines, nodes: list[str]) -> None:
+        sessions = engines.sessionmaker(contract={"node": "pg2"})
+
+        async def forget() -> None:
+            for _ in range(size):
+                await sessions().execute(statement)
+            if in_greenlet:
+                await sessions().run_sync(lambda _: gc.collect())
+            else:
+                gc.collect()
+
+        with pytest.warns(SAWarning, match="non-checked-in"):
+            await forget()
+        async with AsyncExitStack() as stack:
+            for _ in range(size):
+                session = await stack.enter_async_context(sessions())
+                await session.execute(statement)
+        assert len(set(nodes)) == 1
+
+    over(servers, use, pool_max_size=size, checkout_timeout_seconds=5)

@@ -54,6 +54,7 @@ from pgroute.integrations.sqlalchemy_leases import (
     Leasing,
     Reading,
     Want,
+    give_up,
     held_by,
     note_error,
     server_errors,
@@ -109,6 +110,7 @@ class Engines:
             hide_parameters=made.hide_parameters,
         )
         event.listen(self._base, "handle_error", note_error)
+        event.listen(made.pool, "reset", give_up)
         self.sync_write = self.leasing(router, write=True)
         self.sync_read = self.leasing(router)
 

@@ -18,7 +18,8 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGDialectA
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.engine.base import OptionEngine
 from sqlalchemy.exc import DBAPIError, InvalidRequestError
-from sqlalchemy.util.concurrency import await_only, in_greenlet
+from sqlalchemy.pool import PoolResetState
+from sqlalchemy.util.concurrency import await_only
 
 from pgroute.core.contracts import Contract, Otherwise
 from pgroute.core.topology import Role
@@ -245,15 +246,10 @@ class _AsyncDialect(_Dialect, _AsyncPsycopg):  # type: ignore[misc]
     """The same for asyncio."""
 
     supports_statement_cache = True
+    has_terminate = True  # where nobody can wait, give_up has done it by then
 
     def _commit(self, lease: Any) -> None:
         await_only(lease.router.drive(_commit(lease)))
-
-    def do_terminate(self, dbapi_connection: Any) -> None:
-        if in_greenlet():
-            self.do_close(dbapi_connection)
-        else:  # left behind and found by the garbage collector: nobody can wait any more
-            self.get_driver_connection(dbapi_connection).cut()
 
     def _end(self, driver: Any, held: Held) -> None:
         if held.is_given:
@@ -338,3 +334,14 @@ def note_error(context: ExceptionContext) -> None:
     note = f"pgroute: on node {driver.node}"
     if note not in getattr(error, "__notes__", ()):
         error.add_note(note)
+
+
+def give_up(dbapi_connection: Any, _: object, state: PoolResetState) -> None:
+    """End a lease that nobody has ended and the garbage collector has found, without waiting."""
+    held = held_by(dbapi_connection)
+    if state.asyncio_safe or held is None or held.is_given:
+        return
+    driver, lease = _driver(dbapi_connection), held.lease
+    driver.held = None
+    lease.pool.in_flight.pop(lease, None)
+    lease.router._soon(lambda: lease.pool.discard(driver))
