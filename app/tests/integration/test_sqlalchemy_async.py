@@ -99,6 +99,23 @@ def test_sessions_read_on_replicas_and_write_on_the_primary(servers: Servers) ->
     over(servers, use)
 
 
+def test_reads_stay_on_a_server_until_one_asks_for_another(servers: Servers) -> None:
+    async def use(engines: AsyncEngines, nodes: list[str]) -> None:
+        named: list[dict[str, Any]] = [{"node": "pg2"}, {"node": "pg3"}]
+        turn: list[dict[str, Any]] = [*named, {"pgroute_contract": "strong"}, {}]
+        held: set[object] = set()
+        async with engines.sessionmaker()() as session:
+            event.listen(session.sync_session, "after_begin", lambda *all_of: held.add(all_of[2]))
+            for options in turn * 3:
+                await session.execute(NAMES.limit(1), execution_options=options)
+            async for _row in await session.stream(NAMES.limit(3)):
+                pass
+        assert nodes == ["pg2", "pg3", "pg1", "pg1"] * 3 + ["pg1"]
+        assert len(held) == 4
+
+    over(servers, use)
+
+
 def test_a_session_never_reads_its_own_writes_stale(servers: Servers) -> None:
     async def use(engines: AsyncEngines, nodes: list[str]) -> None:
         sessions = engines.sessionmaker()

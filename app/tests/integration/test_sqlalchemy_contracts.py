@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, ORMExecuteState, Session, mapped_column
 
 from pgroute import Router
-from pgroute.errors import TokenNotReached
+from pgroute.errors import TokenNotReached, TokenUnproven
 from pgroute.integrations.sqlalchemy import Engines, RoutedSession
 from tests.servers import Servers, eventually, whole
 
@@ -192,22 +192,66 @@ def test_a_server_that_is_lost_has_shown_what_it_has_shown(
         assert sees()
 
 
-def test_reads_share_a_connection_until_one_asks_for_more(
-    engines: Engines, nodes: list[str]
-) -> None:
-    held: set[Connection] = set()
+@pytest.fixture
+def session(engines: Engines) -> Iterator[RoutedSession]:
+    with engines.sessionmaker()() as opened:
+        yield opened
 
+
+@pytest.fixture
+def held(session: RoutedSession) -> set[Connection]:
+    """The connections of the session's transaction."""
+    found: set[Connection] = set()
+    event.listen(session, "after_begin", lambda _, __, connection: found.add(connection))
+    return found
+
+
+def test_a_strong_read_does_not_stay_on_an_old_primary(
+    expendable: Servers, engines: Engines, router: Router, nodes: list[str]
+) -> None:
+    with engines.sessionmaker()() as session:
+        sees = seen_by(session, uuid.uuid4())
+        sees(STRONG)
+        expendable.sql("pg2", "select pg_promote()")
+        eventually(lambda: router.topology.primary == "pg2", what="pg2 is the primary")
+        with pytest.raises(TokenUnproven):  # what pg1 has shown may be lost
+            sees(STRONG)
+    assert nodes == ["pg1"]
+
+
+def test_reads_share_a_connection_until_one_asks_for_more(
+    session: RoutedSession, held: set[Connection], nodes: list[str]
+) -> None:
     def read(**options: Any) -> int:
         session.execute(NAMES.limit(1), execution_options=options).all()
         return len(held)
 
-    session: RoutedSession
-    with engines.sessionmaker()() as session:
-        event.listen(session, "after_begin", lambda _, __, connection: held.add(connection))
-        assert [read(), read(otherwise="wait"), read(node=nodes[0])] == [1, 1, 1]
-        assert [read(max_lag="1h"), read(), read(max_lag="1h")] == [2, 2, 2]
-        assert [read(yield_per=5), read(), read(yield_per=5, max_lag="1h")] == [3, 3, 3]
-        assert [read(**STRONG), read(max_lag="5h"), read(), read(**STRONG)] == [4, 4, 4, 4]
+    assert [read(), read(otherwise="wait"), read(node=nodes[0])] == [1, 1, 1]
+    assert [read(max_lag="1h"), read(), read(max_lag="1h")] == [2, 2, 2]
+    assert [read(yield_per=5), read(), read(yield_per=5, max_lag="1h")] == [3, 3, 3]
+    assert [read(**STRONG), read(max_lag="5h"), read(), read(**STRONG)] == [4, 4, 4, 4]
+
+
+def test_reads_come_back_to_the_connection_of_the_server_that_they_name(
+    session: RoutedSession, held: set[Connection], nodes: list[str]
+) -> None:
+    turn = [{"node": "pg2"}, PG3, STRONG, PLAIN] * ROUNDS
+    for options in turn:
+        session.execute(NAMES.limit(1), execution_options=options)
+    assert nodes == ["pg2", "pg3", "pg1", "pg1"] * ROUNDS
+    assert len(held) == 3
+
+
+@pytest.mark.parametrize("level", ["AUTOCOMMIT", "REPEATABLE READ"])
+def test_reads_do_not_come_back_to_an_old_snapshot(
+    engines: Engines, router: Router, level: str
+) -> None:
+    key = uuid.uuid4()
+    with engines.sessionmaker(execution_options={"isolation_level": level})() as session:
+        sees = seen_by(session, key)
+        assert not sees(PG3)
+        router.execute("insert into tbl_users values (%s, 'Later')", (key,))
+        assert [sees(STRONG), sees(PG3)] == [True, True]
 
 
 def by_update(state: ORMExecuteState) -> None:

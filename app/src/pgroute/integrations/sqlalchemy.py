@@ -18,7 +18,7 @@ Where a session's statements go:
   that until the transaction ends, which thus sees what it wrote.
 * Reads share one connection, to one server, until one of them asks for what that server is not
   known to meet, or for a server-side cursor. It and all later reads use another connection then,
-  to a server that has everything seen so far: a transaction never goes back in time.
+  to a server that has everything seen so far: a transaction's reads never go back in time.
 * Each read sees what was committed when it started (a replica's connection is in autocommit, and
   in a transaction from the first server-side cursor on).
 * From a session's first commit on, its reads see at least what it wrote, and never less than it
@@ -45,6 +45,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, sessionmaker
 from sqlalchemy.pool import NullPool
+from sqlalchemy.util.concurrency import await_only
 
 from pgroute.core.lsn import Token
 from pgroute.errors import ConfigurationError
@@ -188,6 +189,11 @@ class Engines:
                 self._texts[shape.key] = text
         return text
 
+    def visit(self, want: Want) -> str:
+        """The server that a read finds now."""
+        with want.lease() as connection:
+            return str(connection.node)
+
     def _create(self) -> Any:
         want = wanted.get()
         lease = want.lease()
@@ -241,6 +247,15 @@ class AsyncEngines(Engines):
         found: T = await self.router.transaction(attempt, **how)
         return found
 
+    def visit(self, want: Want) -> str:
+        """The server that a read finds now."""
+
+        async def found() -> str:
+            async with want.lease() as connection:
+                return str(connection.node)
+
+        return str(await_only(found()))
+
     def _create(self) -> Any:
         async def lease(*_: Any, **__: Any) -> Any:
             want = wanted.get()
@@ -275,7 +290,7 @@ class RoutedSession(Session):
         self._marks = engines.router.session(after=after)
         self._contract = dict(contract or {})
         self._writing = engines.leasing(self._marks, write=True)
-        self._reading: Reading | None = None
+        self._readings: list[Reading] = []  # the transaction's, the newest last
         self._on_primary = False
 
     def token(self) -> Token | None:
@@ -313,11 +328,17 @@ class RoutedSession(Session):
         how = {_OPTIONS[name]: options[name] for name in _OPTIONS if name in options}
         streams = bool(options.get("stream_results") or options.get("yield_per"))
         want = Want(self._marks, False, how, streams)
-        reading = self._reading
-        if reading is not None:
-            if reading.meets(want):
+        if not self._readings:
+            return self._engines.getting(want)
+        *earlier, newest = self._readings
+        if newest.meets(want):
+            return newest.engine
+        self._engines.router.saw(newest.held.lease)  # what it has shown binds the next one
+        for reading in earlier:
+            if reading.is_open_to(want) and self._engines.visit(want) == reading.node:
+                self._readings.remove(reading)
+                self._readings.append(Reading.of(reading.engine, reading.held, newest))
                 return reading.engine
-            self._engines.router.saw(reading.held.lease)  # what it has shown binds the next one
         return self._engines.getting(want)
 
 
@@ -356,7 +377,9 @@ def _follow(session: Session, _: SessionTransaction, connection: Connection) -> 
     if isinstance(session, RoutedSession) and held is not None:
         want = held.want
         if want.source is session._marks and not want.write:
-            session._reading = Reading.of(connection.engine, held, session._reading)
+            newest = session._readings[-1] if session._readings else None
+            if newest is None or newest.engine is not connection.engine:
+                session._readings.append(Reading.of(connection.engine, held, newest))
 
 
 @event.listens_for(RoutedSession, "after_transaction_end")
@@ -364,4 +387,4 @@ def _forget(session: Session, transaction: SessionTransaction) -> None:
     """The next transaction chooses its servers anew."""
     if transaction.parent is None and isinstance(session, RoutedSession):
         session._on_primary = False
-        session._reading = None
+        session._readings.clear()

@@ -152,15 +152,25 @@ class Reading:
         met = frozenset() if before is None else before.met
         return cls(engine, held, met | {held.want.contract})
 
+    @property
+    def node(self) -> str:
+        """The server."""
+        return str(self.held.lease.route.node)
+
+    def is_open_to(self, want: Want) -> bool:
+        """Whether one may come back with another read, if the server has what was seen since."""
+        # A transaction may show what it has shown first for as long as it lasts.
+        return self.meets(want) and not self.held.lease.connection.in_transaction
+
     def meets(self, want: Want) -> bool:
         """Whether the connection does for another read of the transaction."""
         lease, contract = self.held.lease, want.contract
-        if want.how.get("node") not in (None, lease.route.node):
+        if want.how.get("node") not in (None, self.node):
             return False
         topology = lease.router.fleet.topology
         as_primary = (
             lease.route.role is Role.PRIMARY
-            and lease.route.node == topology.primary
+            and self.node == topology.primary
             and lease.timeline == topology.fence.timeline
         )
         if (want.transaction and self.held.in_autocommit) or (contract.strong and not as_primary):
