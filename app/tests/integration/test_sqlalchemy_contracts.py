@@ -243,11 +243,10 @@ def test_reads_come_back_to_the_connection_of_the_server_that_they_name(
 
 
 @pytest.mark.parametrize("level", ["AUTOCOMMIT", "REPEATABLE READ"])
-def test_reads_do_not_come_back_to_an_old_snapshot(
-    engines: Engines, router: Router, level: str
-) -> None:
+def test_reads_do_not_come_back_to_an_old_snapshot(router: Router, level: str) -> None:
     key = uuid.uuid4()
-    with engines.sessionmaker(execution_options={"isolation_level": level})() as session:
+    engines = Engines(router, execution_options={"isolation_level": level})
+    with engines.sessionmaker()() as session:
         sees = seen_by(session, key)
         assert not sees(PG3)
         router.execute("insert into tbl_users values (%s, 'Later')", (key,))
