@@ -442,6 +442,25 @@ def test_a_load_may_take_longer_than_the_application_s_statements(
         assert writing.execute("show statement_timeout").fetchone() != ("4000001ms",)
 
 
+def test_a_load_may_take_for_ever(router: Router, connection: Connection) -> None:
+    rows = people(10)
+    load(router, "bulk.people", COLUMNS, rows, timeout=float("inf"))
+    assert stored(connection) == rows
+
+
+def test_rows_are_left_out_where_psycopg_has_prepared_statements(
+    router: Router, connection: Connection
+) -> None:
+    for _ in range(10):
+        with router.write() as writing:
+            writing.execute("select %s::int", (1,))
+    rows = people(10)
+    rows[3] = (rows[3][0], "bad", 3)
+    done = load(router, "bulk.people", COLUMNS, rows, connections=1, max_rejects=None)
+    assert [reject.row for reject in done.rejects] == [4]
+    assert len(stored(connection)) == 9
+
+
 @pytest.mark.parametrize("by_leaf", [True, False])
 def test_a_value_that_an_index_has_no_room_for_is_the_row_s_fault(
     router: Router, connection: Connection, by_leaf: bool

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -304,6 +304,55 @@ def test_a_commit_that_was_refused_spoils_no_later_one(servers: Servers, router:
         assert servers.sql("pg1", "select count(*) from once", database="app") == "3"
     finally:
         servers.sql("pg1", "drop table once", database="app")
+
+
+def _raise(router: Any) -> None:
+    with suppress(KeyError), router.write() as connection:
+        connection.execute(INSERT, (new_key(), "undone"))
+        raise KeyError
+
+
+def _roll_back_in_part(router: Any) -> None:
+    with router.write() as connection:
+        connection.execute("savepoint before")
+        connection.execute(INSERT, (new_key(), "undone"))
+        connection.execute("rollback to savepoint before")
+        connection.execute(INSERT, (new_key(), "kept"))
+
+
+def _roll_back_by_hand(router: Any) -> None:
+    with router.write() as connection:
+        connection.execute(INSERT, (new_key(), "undone"))
+        connection.rollback()
+
+
+def _discard(router: Any) -> None:
+    router.execute("discard all")
+
+
+def _deallocate(router: Any) -> None:
+    router.execute("deallocate all")
+
+
+@pytest.mark.parametrize("warm", [1, 10])  # by the sixth time psycopg has prepared a statement
+@pytest.mark.parametrize(
+    "forget", [_raise, _roll_back_in_part, _roll_back_by_hand, _discard, _deallocate]
+)
+def test_a_commit_does_not_need_what_was_prepared_once(
+    servers: Servers, router: Any, forget: Callable[[Any], None], warm: int
+) -> None:
+    def write() -> None:
+        key = new_key()
+        with router.write() as connection:
+            connection.execute(INSERT, (key, "written"))
+        assert rows(servers, key) == "1"
+
+    for _ in range(warm):
+        write()
+    for _ in range(2):
+        forget(router)
+        write()
+    router.transaction(lambda connection: connection.execute(INSERT, (new_key(), "written")))
 
 
 @pytest.mark.parametrize("front", FRONTS)

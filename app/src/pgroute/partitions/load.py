@@ -381,7 +381,7 @@ def _connect(where: Where, timeout: float) -> tuple[Connect, bool]:
 @contextmanager
 def _transaction_of(router: Writes, timeout: float) -> Iterator[psycopg.Connection[Any]]:
     """One that may take as long as the load, not as one of the application's."""
-    limit = str(min(int(timeout * 1000) + 1, _MOST_MILLISECONDS))
+    limit = str(int(min(timeout * 1000 + 1, _MOST_MILLISECONDS)))
     with router.write(timeout=timeout) as connection:
         connection.execute(_LIMITS, {"limit": limit})
         yield connection

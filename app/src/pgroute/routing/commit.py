@@ -16,10 +16,8 @@ from psycopg import errors, generators, pq
 
 ASK_FATE = "select pg_xact_status(%s::text::xid8)"
 SLOW_SECONDS = 0.001  # a COMMIT that takes longer is worth a packet more
-_STATEMENTS = {
-    b"pgroute_number": b"select pg_current_xact_id_if_assigned()::text",
-    b"pgroute_commit": b"commit",
-}
+_NUMBER = b"select pg_current_xact_id_if_assigned()::text"
+_NAME = b"pgroute_number"
 
 
 class Commit:
@@ -32,7 +30,7 @@ class Commit:
 
     def __init__(self) -> None:
         self.sent = False
-        self.prepared = False  # both statements are, by now, even if the COMMIT fails
+        self.prepared = False  # the question for the number is, by now, even if the COMMIT fails
         self.number: int | None = None
         self.number_known = False
 
@@ -41,28 +39,26 @@ class Commit:
     ) -> Generator[Any, Any, None]:
         """Steps for ``Connection.wait``. Raises what the server says against the COMMIT.
 
-        ``prepared``: both statements are, are to be (False), or must not be (None). ``early``: ask
-        for the number before the COMMIT begins.
+        ``prepared``: the question for the number is, is to be (False), or must not be (None).
+        ``early``: have its answer sent before the COMMIT begins.
         """
         pgconn.enter_pipeline_mode()
         if prepared is False:
-            for name, text in _STATEMENTS.items():
-                pgconn.send_prepare(name, text)
-        for at, (name, text) in enumerate(_STATEMENTS.items()):
-            if at and early:
-                pgconn.send_flush_request()
-            if prepared is None:
-                pgconn.send_query_params(text, None)
-            else:
-                pgconn.send_query_prepared(name, None)
+            pgconn.send_prepare(_NAME, _NUMBER)
+        if prepared is None:
+            pgconn.send_query_params(_NUMBER, None)
+        else:
+            pgconn.send_query_prepared(_NAME, None)
+        if early:
+            pgconn.send_flush_request()
+        pgconn.send_query_params(b"commit", None)
         pgconn.pipeline_sync()
         self.sent = True
         yield from generators.send(pgconn)
-        results = []
+        made = []
         if prepared is False:
-            for _ in _STATEMENTS:
-                results += yield from generators.fetch_many(pgconn)
-            self.prepared = [made.status for made in results] == [pq.ExecStatus.COMMAND_OK] * 2
+            made = yield from generators.fetch_many(pgconn)
+            self.prepared = [one.status for one in made] == [pq.ExecStatus.COMMAND_OK]
         told = yield from generators.fetch_many(pgconn)
         if told and told[0].status == pq.ExecStatus.TUPLES_OK:
             value = told[0].get_value(0, 0)
@@ -71,7 +67,7 @@ class Commit:
         done = yield from generators.fetch_many(pgconn)
         yield from generators.fetch_many(pgconn)  # the synchronisation point
         pgconn.exit_pipeline_mode()
-        for result in (*results, *told, *done):
+        for result in (*made, *told, *done):
             if result.status == pq.ExecStatus.FATAL_ERROR:
                 raise errors.error_from_result(result)
         if not done or done[0].command_status != b"COMMIT":

@@ -19,6 +19,8 @@ from pgroute.results import Result
 from pgroute.routing.commit import SLOW_SECONDS, Commit
 
 _FEW_ROWS = 10
+_TELLS = hasattr(psycopg.Connection, "_deallocate")  # see there
+_RESETS = (b"DISCARD ALL", b"DEALLOCATE ALL")
 UNFIT = -1  # the epoch of connections that are not to be used again
 
 
@@ -50,7 +52,7 @@ class _Leased:
     route: tuple[Role, Reason] | None = None  # why it was handed out; None on the fast path
     prepare_threshold: int | None
     owner: Owner
-    _commit_prepared: bool = False
+    _number_prepared: bool = False  # what Commit prepares
     # The cursor of the last statement, for the next: a new one costs a seventh of a short
     # statement's time. Gone at the end of every block, which may change what cursors make of
     # answers, and within seconds, since it holds the last parameters and answer.
@@ -99,16 +101,27 @@ class _Leased:
         owner = self.owner
         began = time.monotonic()
         # Whoever resets sessions, or wants nothing prepared, may drop what is prepared here.
-        may = owner.on_return is None and self.prepare_threshold is not None
+        may = _TELLS and owner.on_return is None and self.prepare_threshold is not None
         try:
             yield from commit.run(
                 self.pgconn,
-                prepared=self._commit_prepared if may else None,
+                prepared=self._number_prepared if may else None,
                 early=owner.commit_seconds > SLOW_SECONDS,
             )
         finally:
-            self._commit_prepared |= commit.prepared
+            self._number_prepared |= commit.prepared
         return began
+
+    def _deallocate(self, name: bytes | None) -> Generator[Any, Any, None]:
+        """As psycopg's own, which drops every prepared statement after a rollback, among others."""
+        if name is None:
+            self._number_prepared = False
+        yield from super()._deallocate(name)  # type: ignore[misc]
+
+    def _ran(self, cursor: Any) -> None:
+        """A statement may have dropped what psycopg does not know to be prepared."""
+        if self._number_prepared and cursor.pgresult.command_status in _RESETS:
+            self._number_prepared = False
 
     def _committed(self, began: float) -> None:
         owner, took = self.owner, time.monotonic() - began
@@ -154,6 +167,7 @@ class NodeConnection(_Leased, psycopg.Connection[Any]):
         """Run one statement, to its last row."""
         cursor, self.spare = self.spare or self.cursor(), None
         cursor.execute(sql, params, prepare=prepare)
+        self._ran(cursor)
         rows = [] if cursor.rownumber is None else cursor.fetchall()
         result = Result(cursor, rows, self.node)
         if len(rows) <= _FEW_ROWS:
@@ -216,6 +230,7 @@ class AsyncNodeConnection(_Leased, psycopg.AsyncConnection[Any]):
         """Run one statement, to its last row."""
         cursor, self.spare = self.spare or self.cursor(), None
         await cursor.execute(sql, params, prepare=prepare)
+        self._ran(cursor)
         rows = [] if cursor.rownumber is None else await cursor.fetchall()
         result = Result(cursor, rows, self.node)
         if len(rows) <= _FEW_ROWS:
