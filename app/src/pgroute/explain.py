@@ -7,6 +7,7 @@ harmless. Planning itself may call functions that are declared immutable or stab
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,7 +32,11 @@ BIG_BYTES = 8 * 1024 * 1024
 """From this size on a sequential scan of a table is worth a warning."""
 
 _SCANS = {"Seq Scan", "Index Scan", "Index Only Scan", "Bitmap Heap Scan", "Sample Scan",
-          "Tid Scan", "Tid Range Scan"}  # fmt: skip
+          "Tid Scan", "Tid Range Scan", "Foreign Scan", "Custom Scan"}  # fmt: skip
+
+# What postgres_fdw has its server do as a whole: Aggregate on ((public.a x) INNER JOIN (public.b))
+_NAME = r'((?:"(?:[^"]|"")+"|[^\s"().])+)'
+_RELATION = re.compile(rf"\({_NAME}\.{_NAME}[ )]")
 
 # All leaves of the tables that the plan reads or the statement names.
 _LEAVES = """
@@ -47,7 +52,7 @@ leaves (root, id) as (
     select id, id from roots where not exists (select from pg_partition_tree(id))
 )
 select rn.nspname, r.relname, r.relkind = 'p', cn.nspname, c.relname,
-    pg_relation_size(c.oid), greatest(c.reltuples, 0)::int8
+    case when c.relkind <> 'f' then pg_relation_size(c.oid) end, greatest(c.reltuples, 0)::int8
 from leaves
 join pg_class r on r.oid = root join pg_namespace rn on rn.oid = r.relnamespace
 join pg_class c on c.oid = leaves.id join pg_namespace cn on cn.oid = c.relnamespace
@@ -236,14 +241,26 @@ def _nodes(plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 def _scans(plan: Mapping[str, Any]) -> Iterator[_Found]:
     for found in _nodes(plan):
-        if "Relation Name" in found and found["Node Type"] in _SCANS:
-            yield _Found(
-                relation=(found.get("Schema", "public"), found["Relation Name"]),
-                how=found["Node Type"],
-                rows=int(found.get("Actual Rows", found["Plan Rows"])),
-                index=found.get("Index Name") or _index_below(found),
-                executed=found.get("Actual Loops", 1) != 0,
-            )
+        if found["Node Type"] in _SCANS:
+            for relation in _relations(found):
+                yield _Found(
+                    relation=relation,
+                    how=found["Node Type"],
+                    rows=int(found.get("Actual Rows", found["Plan Rows"])),
+                    index=found.get("Index Name") or _index_below(found),
+                    executed=found.get("Actual Loops", 1) != 0,
+                )
+
+
+def _relations(plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if "Relation Name" in plan:
+        yield plan.get("Schema", "public"), plan["Relation Name"]
+    for schema, name in _RELATION.findall(plan.get("Relations", "")):
+        yield _plain(schema), _plain(name)
+
+
+def _plain(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
 
 
 def _index_below(plan: Mapping[str, Any]) -> str | None:
@@ -261,7 +278,7 @@ def _explained(
     leaves: Rows,
     big_bytes: int,
 ) -> Explanation:
-    sizes = {(row[3], row[4]): int(row[5]) for row in leaves}
+    sizes = {(row[3], row[4]): row[5] for row in leaves}
     scans = tuple(
         Scan(
             relation=_shown(*scan.relation),

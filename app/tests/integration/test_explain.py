@@ -29,6 +29,13 @@ insert into notes select n, repeat('x', 80) from generate_series(0, 109999) n;
 create table days (day date, n int) partition by range (day);
 create table days_past partition of days for values from ('1900-01-01') to ('2000-01-01');
 create table days_now partition of days for values from ('2000-01-01') to ('2900-01-01');
+create extension postgres_fdw;
+create server elsewhere foreign data wrapper postgres_fdw;
+create user mapping for app_ro server elsewhere options (password_required 'false');
+create table places (id int) partition by list (id);
+create table places_here partition of places for values in (1);
+create foreign table places_there partition of places for values in (2) server elsewhere;
+create foreign table places_far partition of places for values in (3) server elsewhere;
 create function seen() returns int volatile language sql as $$ select pg_advisory_lock(4); select 1 $$;
 grant select on all tables in schema public to app_ro;
 analyze notes;
@@ -107,6 +114,25 @@ def test_all_leaves_may_be_pruned(explained: Explain) -> None:
 def test_a_leaf_is_shown_with_its_root(explained: Explain) -> None:
     (table,) = explained("select * from notes_high_0").tables
     assert (table.table, table.scanned) == ("notes", ("notes_high_0",))
+
+
+@pytest.mark.parametrize(
+    ("sql", "scanned"),
+    [
+        ("select * from places", ("places_far", "places_here", "places_there")),
+        ("select * from places where id = 2", ("places_there",)),
+        ("select count(*) from places_there", ("places_there",)),  # counted over there
+        (
+            "select from places_there as a join places_far as b using (id)",
+            ("places_far", "places_there"),
+        ),
+    ],
+)
+def test_a_foreign_leaf_that_is_read_is_not_pruned(
+    explained: Explain, sql: str, scanned: tuple[str, ...]
+) -> None:
+    (table,) = explained(sql).tables
+    assert table.scanned == scanned
 
 
 def test_a_write_is_explained_and_not_done(

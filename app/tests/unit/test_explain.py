@@ -26,7 +26,7 @@ def plan(*children: Mapping[str, Any], **more: object) -> dict[str, Any]:
     return {"Plan": root | more}
 
 
-def leaf(table: str, size: int = 8192, *, root: str | None = "events") -> tuple[Any, ...]:
+def leaf(table: str, size: int | None = 8192, *, root: str | None = "events") -> tuple[Any, ...]:
     return ("public", root or table, root is not None, "public", table, size, 100)
 
 
@@ -63,6 +63,23 @@ def test_leaves_that_the_plan_does_not_read_are_pruned() -> None:
     (table,) = found.tables
     assert (table.table, table.scanned, table.pruned) == ("events", ("e1", "e2"), ("e3",))
     assert found.warnings == ()
+
+
+@pytest.mark.parametrize("how", ["Foreign Scan", "Custom Scan"])
+def test_a_leaf_that_a_foreign_server_or_an_extension_reads_is_read(how: str) -> None:
+    found = explained(plan(scan("e1"), scan("e2", how)), leaf("e1"), leaf("e2", None), leaf("e3"))
+    assert (found.tables[0].scanned, found.tables[0].pruned) == (("e1", "e2"), ("e3",))
+    assert f"{how} of e2: 5 rows of unknown" in found.text()
+
+
+def test_leaves_of_a_query_that_a_foreign_server_runs_as_a_whole_are_read() -> None:
+    pushed = {
+        "Node Type": "Foreign Scan",
+        "Plan Rows": 5,
+        "Relations": 'Aggregate on ((public.e1 e) INNER JOIN (public."e""(2)" "E"))',
+    }
+    found = explained(plan(pushed), leaf("e1", None), leaf('e"(2)', None), leaf("e3", None))
+    assert (found.tables[0].scanned, found.tables[0].pruned) == (("e1", 'e"(2)'), ("e3",))
 
 
 def test_leaves_pruned_at_the_start_are_counted() -> None:
