@@ -22,9 +22,12 @@ _MOMENT_ZERO = datetime(2000, 1, 1)  # of timestamp without time zone
 _MOMENT_ZERO_UTC = datetime(2000, 1, 1, tzinfo=UTC)
 _DAY = 86_400_000_000
 
-# Python's dates end long before PostgreSQL's: nothing that a caller can pass lies beyond these.
-BEFORE_EVERYTHING = -(2**63)
-AFTER_EVERYTHING = 2**63 - 1
+# As PostgreSQL stores them for timestamps; no day's number lies beyond them either.
+_INFINITIES = {"-infinity": -(2**63), "infinity": 2**63 - 1}
+
+# After so many years the Gregorian calendar repeats itself.
+_CYCLE_YEARS = 400
+_CYCLE_DAYS = 146_097
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,25 +202,32 @@ def _parse_boolean(text: str) -> int:
 
 
 def _parse_date(text: str) -> int:
-    beyond = _beyond_python(text)
-    return beyond if beyond is not None else date.fromisoformat(text).toordinal() - _DAY_ZERO
+    if text in _INFINITIES:
+        return _INFINITIES[text]
+    within, days = _within_python(text)
+    return date.fromisoformat(within).toordinal() - _DAY_ZERO + days
 
 
 def _parse_timestamp(text: str) -> int:
-    beyond = _beyond_python(text)
-    if beyond is not None:
-        return beyond
-    moment = datetime.fromisoformat(text)
-    return _microseconds(moment - (_MOMENT_ZERO_UTC if moment.tzinfo else _MOMENT_ZERO))
+    if text in _INFINITIES:
+        return _INFINITIES[text]
+    within, days = _within_python(text)
+    moment = datetime.fromisoformat(within)
+    zero = _MOMENT_ZERO_UTC if moment.tzinfo else _MOMENT_ZERO
+    return _microseconds(moment - zero) + days * _DAY
 
 
-def _beyond_python(text: str) -> int | None:
-    """Where infinity, years before Christ and years after 9999 lie, seen from Python's dates."""
-    if text == "-infinity" or text.endswith(" BC"):
-        return BEFORE_EVERYTHING
-    if text == "infinity" or text.index("-") > 4:
-        return AFTER_EVERYTHING
-    return None
+def _within_python(text: str) -> tuple[str, int]:
+    """The same text in a year that Python's dates have, and the days from there to its own year.
+
+    Years before Christ and after 9999 must be told apart: bounds are put in their order by them.
+    """
+    digits, _, rest = text.partition("-")
+    year = int(digits)
+    if rest.endswith(" BC"):
+        year, rest = 1 - year, rest.removesuffix(" BC")
+    cycles = 0 if 1 <= year <= 9999 else (year - 2000) // _CYCLE_YEARS
+    return f"{year - cycles * _CYCLE_YEARS:04}-{rest}", cycles * _CYCLE_DAYS
 
 
 def _parse_bytea(text: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta, timezone
+from itertools import permutations
 from typing import Any
 from uuid import UUID
 
@@ -130,6 +131,56 @@ def test_bounds_beyond_python_dates_keep_their_side(low: str, high: str, inside:
     root = level("r", ["date"], {f"FOR VALUES FROM ('{low}') TO ('{high}')": "all"})
     for day in (date.min, date(2024, 1, 1), date.max):
         assert (root.leaf((day,)) is not None) is inside
+
+
+@pytest.mark.parametrize(
+    ("name", "clock", "key"),
+    [
+        ("date", "", date(2024, 1, 1)),
+        ("timestamp", " 00:00:00", datetime(2024, 1, 1)),
+        ("timestamptz", " 00:00:00.5+00", datetime(2024, 1, 1, tzinfo=UTC)),
+    ],
+)
+def test_ranges_before_christ_are_in_their_order(name: str, clock: str, key: date) -> None:
+    old, later, last = (f"'{day}{clock} BC'" for day in ("0401-02-29", "0044-03-15", "0001-02-29"))
+    near, far = (f"'{day}{clock}'" for day in ("3000-01-01", "12000-02-29"))
+    ranges = {"a": (old, later), "b": (later, last), "here": (last, near), "c": (near, far)}
+    for order in permutations(ranges):
+        bounds = {"FOR VALUES FROM ({}) TO ({})".format(*ranges[at]): at for at in order}
+        assert partitions(level("r", [name], dict(bounds))).leaf(key) == "here", order
+
+
+def test_ranges_of_several_columns_before_christ_are_in_their_order() -> None:
+    bounds = {
+        "FOR VALUES FROM ('0100-01-01 BC', 9) TO ('0050-01-01 BC', 1)": "old",
+        "FOR VALUES FROM ('0050-01-01 BC', 1) TO ('2024-01-01', 0)": "late",
+        "FOR VALUES FROM ('2024-01-01', 0) TO ('10000-01-01', 9)": "new",
+        "FOR VALUES FROM ('10000-01-01', 9) TO ('20000-01-01', 1)": "far",
+    }
+    root = partitions(level("r", ["date", "int4"], dict(bounds)))
+    assert root.leaf((date.min, 5)) == "late"
+    assert root.leaf((date.max, 5)) == "new"
+
+
+@pytest.mark.parametrize(
+    ("text", "days"),
+    [
+        # As the server has them: select date '...' - date '2000-01-01'.
+        ("4713-01-01 BC", -2451507),
+        ("0401-03-01 BC", -876522),
+        ("0001-02-29 BC", -730426),
+        ("0001-12-31 BC", -730120),
+        ("0001-01-01", -730119),
+        ("9999-12-31", 2921939),
+        ("10000-01-01", 2921940),
+        ("5874897-12-31", 2145031948),
+    ],
+)
+def test_days_that_python_does_not_have(text: str, days: int) -> None:
+    assert type_named("date").parse(text) == days
+    microseconds = days * 86_400_000_000
+    moment = text.replace(" BC", "") + " 00:00:00.000001" + " BC" * text.endswith("BC")
+    assert type_named("timestamp").parse(moment) == microseconds + 1
 
 
 def test_moments_compare_as_moments_in_any_time_zone() -> None:
