@@ -265,6 +265,75 @@ def test_a_table_without_partitions_is_refused(connection: Connection) -> None:
         Partitions.read(connection, "part.none_such")
 
 
+def test_leaves_that_no_key_of_python_reaches_are_no_others_way(connection: Connection) -> None:
+    bounds = [
+        ("0044-03-15 BC", "0001-02-29 BC"),
+        ("0001-02-29 BC", "3000-01-01"),
+        ("3000-01-01", "10000-01-01"),
+        ("10000-01-01", "infinity"),
+        ("0401-02-29 BC", "0044-03-15 BC"),
+    ]
+    with connection.transaction(force_rollback=True):
+        connection.execute("create temp table eras (k timestamp) partition by range (k)")
+        for at, pair in enumerate(bounds):
+            part = "create temp table eras_{} partition of eras for values from ('{}') to ('{}')"
+            connection.execute(part.format(at, *pair).encode())
+        found = Partitions.read(connection, "eras")
+        literals = [literal for pair in bounds for literal in pair if literal != "infinity"]
+        server = connection.execute(
+            "select (extract(epoch from bound - timestamp '2000-01-01') * 1000000)::int8 "
+            "from unnest(%s::timestamp[]) as bound",
+            (literals,),
+        ).fetchall()
+    parse = found.layout.columns[0].type.parse
+    assert [parse(literal.replace(" BC", "") + " 00:00:00" + " BC" * ("BC" in literal))
+            for literal in literals] == [row[0] for row in server]  # fmt: skip
+    assert found.leaf(datetime(2024, 1, 1)) == "eras_1"
+    assert found.checked_keys == 2 * 8
+
+
+def test_a_server_of_version_14_tells_its_layout(connection: Connection) -> None:
+    """Its pg_database has no column datlocprovider: every database is libc's there."""
+    view = (
+        "create or replace temp view pg_database as "
+        "select datname, {} as datcollate from pg_catalog.pg_database"
+    )
+    with connection.transaction(force_rollback=True):
+        connection.execute("create temp table plain (k text) partition by range (k)")
+        connection.execute(
+            "create temp table plain_1 partition of plain for values from (minvalue) to ('b')"
+        )
+        connection.execute("set local search_path = pg_temp, pg_catalog, public")
+        connection.execute(view.format("datcollate").encode())
+        with pytest.raises(UncomputableKey, match="does not sort by bytes"):
+            Partitions.read(connection, "plain")
+        connection.execute(view.format("'C' collate \"C\"").encode())
+        assert Partitions.read(connection, "plain").leaf("a") == "plain_1"
+
+
+@pytest.mark.parametrize("column", ["50 % off", "%s", "%(a)s {0}", '"'])
+@pytest.mark.parametrize(
+    ("by", "bound"),
+    [
+        ("list", "in (1)"),
+        ("range", "from (1) to (9)"),
+        ("hash", "with (modulus 1, remainder 0)"),
+    ],
+)
+def test_a_key_column_may_have_any_name(
+    connection: Connection, column: str, by: str, bound: str
+) -> None:
+    name = '"' + column.replace('"', '""') + '"'
+    with connection.transaction(force_rollback=True):
+        table = f"create temp table strange ({name} int) partition by {by} ({name})"
+        connection.execute(table.encode())
+        part = f"create temp table strange_1 partition of strange for values {bound}"
+        connection.execute(part.encode())
+        found = Partitions.read(connection, "strange")
+    assert found.checked_keys == 8
+    assert found.leaf({column: 1}) == "strange_1"
+
+
 def test_reading_a_layout_leaves_no_setting_behind(connection: Connection) -> None:
     with connection.transaction():
         Partitions.read(connection, "part.range_date")

@@ -176,9 +176,9 @@ def _compare(
 
 def _query(at: int, layout: Layout, constraint: str) -> sql.Composable:
     """Rows (at, key) for the keys that the constraint refuses."""
-    names = [sql.Identifier(column.name) for column in layout.columns]
+    names = [_verbatim(sql.Identifier(column.name).as_string()) for column in layout.columns]
     arrays = [sql.SQL("%s::" + column.sql_type + "[]") for column in layout.columns]
-    # The constraint is the catalog's own words, made of bounds and column names; % is psycopg's.
+    # The constraint is the catalog's own words, made of bounds and column names.
     return sql.SQL(
         "(select {at}, row({names})::text from unnest({arrays}) as key ({names}) "
         "where ({constraint}) is false)"
@@ -186,5 +186,10 @@ def _query(at: int, layout: Layout, constraint: str) -> sql.Composable:
         at=sql.Literal(at),
         names=sql.SQL(", ").join(names),
         arrays=sql.SQL(", ").join(arrays),
-        constraint=sql.SQL(constraint.replace("%", "%%")),
+        constraint=_verbatim(constraint),
     )
+
+
+def _verbatim(text: str) -> sql.SQL:
+    """SQL in which % is no placeholder of psycopg's."""
+    return sql.SQL(text.replace("%", "%%"))

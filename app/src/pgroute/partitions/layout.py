@@ -38,6 +38,7 @@ left join pg_partitioned_table as p on p.partrelid = c.oid
 order by tree.depth, c.oid
 """
 # An operator class is known when it came with PostgreSQL and its family is the type's usual one.
+# PostgreSQL 14 has no datlocprovider: every database sorts by libc.
 _KEY_COLUMNS = """
 select p.partrelid as table_oid, a.attname as name, t.typname as type, a.atttypmod as modifier,
        t.typnamespace = 'pg_catalog'::regnamespace as built_in,
@@ -49,13 +50,15 @@ select p.partrelid as table_oid, a.attname as name, t.typname as type, a.atttypm
        ) as usual_operators,
        l.collname as collation_name, coalesce(l.collisdeterministic, true) as deterministic,
        case l.collprovider
-           when 'd' then d.datlocprovider = 'b'
-               or d.datlocprovider = 'c' and d.datcollate in ('C', 'POSIX')
+           when 'd' then d.provider = 'b' or d.provider = 'c' and d.datcollate in ('C', 'POSIX')
            when 'c' then l.collcollate in ('C', 'POSIX')
            else l.collprovider = 'b'
        end as sorts_by_bytes
 from pg_partitioned_table as p
-join pg_database as d on d.datname = current_database()
+cross join (
+    select datcollate, coalesce(to_jsonb(own) ->> 'datlocprovider', 'c') as provider
+    from pg_database as own where datname = current_database()
+) as d
 cross join unnest(p.partattrs::int2[], p.partclass::oid[], p.partcollation::oid[])
     with ordinality as k (attribute, operator_class, collation_oid, at)
 left join pg_attribute as a on a.attrelid = p.partrelid and a.attnum = k.attribute
