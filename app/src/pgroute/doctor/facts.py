@@ -66,10 +66,19 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class Passfile:
-    """The passfile in use: ``failure`` says why libpq does not read it."""
+    """The passfile in use: ``failure`` says why libpq does not read it.
+
+    ``socket_directory`` is the one that libpq was built with: it is looked up as ``localhost``.
+    """
 
     path: str
     failure: str | None = None
+    socket_directory: str = ""
+
+    def wanted(self, node: Node, database: str, user: str) -> tuple[str, str, str, str]:
+        """What the first four fields of a line must stand for."""
+        host = "localhost" if node.host == self.socket_directory else node.host
+        return host, str(node.port), database, user
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import socket
 import threading
+from itertools import product
 from pathlib import Path
 
 import pytest
+from psycopg import pq
+from psycopg.conninfo import make_conninfo
 
 from pgroute.config import Node
 from pgroute.doctor.asking.certificates import ask_tls
@@ -33,22 +36,68 @@ WANTED = ("pg1", "5432", "app", "app_ro")
     ],
 )
 def test_which_lines_of_a_passfile_fit(line: str, wanted: bool) -> None:
-    assert fits(line, WANTED) is wanted
+    assert fits(line.encode(), WANTED) is wanted
 
 
-def test_colons_in_a_passfile_are_escaped() -> None:
-    assert fits(r"fd00\:\:1:5432:app:app_ro:secret", ("fd00::1", "5432", "app", "app_ro"))
-    assert not fits("fd00::1:5432:app:app_ro:secret", ("fd00::1", "5432", "app", "app_ro"))
+def secret(path: Path, host: str) -> str:
+    """The password that libpq itself takes from the file; it does not get as far as connecting."""
+    options = make_conninfo(
+        host=host, port=5432, dbname="app", user="app_ro", passfile=str(path), sslmode="none-such"
+    )
+    return pq.PGconn.connect_start(options.encode()).password.decode()
+
+
+@pytest.mark.parametrize("host", ["a", "a:", "::1", "*", "\\", "ä"])
+def test_a_line_fits_where_libpq_takes_its_password(tmp_path: Path, host: str) -> None:
+    path = tmp_path / "pass"
+    path.touch(mode=0o600)
+    for length in range(5):
+        for letters in product(f":\\*{host[0]}", repeat=length):
+            line = f"{''.join(letters)}{host[1:]}:5432:app:app_ro:secret"
+            path.write_text(f"{line}\n")
+            taken = secret(path, host) == "secret"
+            assert fits(line.encode(), (host, "5432", "app", "app_ro")) is taken, line
 
 
 def test_the_first_line_that_fits_counts(tmp_path: Path) -> None:
+    def number(lines: str, host: str = "pg1") -> int | None:
+        path = tmp_path / "pass"
+        path.touch(mode=0o600)
+        path.write_text(lines)
+        return line_for(examine(path), Node("pg1", host, 5432), "app", "app_ro")
+
+    lines = "#*:*:*:*:a\npg2:*:*:*:b\npg1:*:*:*:c\n*:*:*:*:d\nlocalhost:*:*:*:e\n"
+    assert number(lines) == 3
+    assert number("pg2:*:*:*:a\x0bb\x85\r\r\n" + lines) == 4
+    assert number("::1:5432:*:*:e\n", host="::1") == 1
+
+
+def test_a_socket_directory_in_a_passfile(tmp_path: Path) -> None:
+    """libpq looks for localhost only when the directory is the one it was built with."""
     path = tmp_path / "pass"
-    path.write_text("#*:*:*:*:a\npg2:*:*:*:b\npg1:*:*:*:c\n*:*:*:*:d\nlocalhost:*:*:*:e\n")
+    path.touch(mode=0o600)
+    passfile = examine(path)
+    for directory in (passfile.socket_directory, "/elsewhere", f"{passfile.socket_directory}/"):
+        path.write_text(f"{directory}:*:*:*:a\nlocalhost:*:*:*:b\n")
+        line = line_for(passfile, Node("pg1", directory, 5432), "app", "app_ro")
+        assert line == {"a": 1, "b": 2}[secret(path, directory)]
+
+
+def test_the_socket_directory_is_not_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGHOST", "/elsewhere")
+    monkeypatch.setenv("PGHOSTADDR", "127.0.0.1")
+    assert examine(Path("/nowhere")).socket_directory in ("/tmp", "/var/run/postgresql")  # noqa: S108
+
+
+def test_no_line_of_a_passfile_that_libpq_ignores_counts(tmp_path: Path) -> None:
+    path = tmp_path / "pass"
+    path.write_text("*:*:*:*:a\n")
     node = Node("pg1", "pg1", 5432)
-    assert line_for(path, node, "app", "app_ro") == 3
-    assert line_for(tmp_path / "none", node, "app", "app_ro") is None
-    path.write_text("pg1:*:*:*:c\nlocalhost:*:*:*:e\n")
-    assert line_for(path, Node("pg1", "/run/postgresql", 5432), "app", "app_ro") == 2
+    path.chmod(0o644)
+    assert line_for(examine(path), node, "app", "app_ro") is None
+    path.chmod(0o600)
+    assert line_for(examine(path), node, "app", "app_ro") == 1
+    assert line_for(examine(tmp_path / "none"), node, "app", "app_ro") is None
 
 
 def test_why_a_passfile_is_not_read(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from pgroute.config import Node
 from pgroute.doctor import CHECKS, Finding, Limits, Verdict, judge
 from pgroute.doctor.facts import (
     Address,
@@ -119,6 +120,21 @@ def test_a_refused_password_names_the_passfile(words: str) -> None:
     assert says(3) == "app_ro: the server refused the password in line 3 of /srv/app/.pgpass"
     assert "no line of /srv/app/.pgpass fits pg2:5432:app:app_ro" in says(None)
     assert says(3, password_variable=True).endswith("refused the password of PGPASSWORD")
+
+
+def test_the_line_to_be_added_is_one_that_libpq_finds() -> None:
+    def advice(host: str, failure: str | None = None) -> Finding:
+        refused = (Login("app_ro", Purpose.READ, "no password supplied"), logins()[1])
+        here = node("pg2", node=Node("pg2", host, 5432), logins=refused)
+        passfile = Passfile("/p", failure, socket_directory="/run/sockets")
+        return next(f for f in findings(facts(here, passfile=passfile), "login") if f.advice)
+
+    assert advice("/run/sockets").advice.startswith("add a line localhost:5432:app:app_ro:<pass")
+    assert advice("/run/other").advice.startswith("add a line /run/other:5432:app:app_ro:<pass")
+    assert advice("::1").advice.startswith(r"add a line \:\:1:5432:app:app_ro:<password> to /p")
+    ignored = advice("pg2", "libpq ignores it: others can read it")
+    assert ignored.says == "app_ro has no password: /p: libpq ignores it: others can read it"
+    assert "chmod 0600" in ignored.advice
 
 
 USERS = (("app_ro", Purpose.READ), ("app_rw", Purpose.WRITE))

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from random import Random, SystemRandom
 
 import psycopg
@@ -28,7 +27,7 @@ from pgroute.doctor.asking.servers import (
     cut_after,
     sslmode_of,
 )
-from pgroute.doctor.facts import Facts, Login, NodeFacts, Purpose, Server, Session
+from pgroute.doctor.facts import Facts, Login, NodeFacts, Passfile, Purpose, Server, Session
 from pgroute.doctor.judging.roles import topology_of
 from pgroute.routing.probe import one_line
 
@@ -43,10 +42,10 @@ def ask(
 ) -> Facts:
     """The facts. ``limit``: seconds for the questions to one node after logging in;
     ``catch_up_limit``: seconds that a replica may take to get where the primary is."""
-    path = passfile_of(settings)
+    passfile = examine(passfile_of(settings))
 
     def one(node: Node) -> NodeFacts:
-        return _Examination(settings, node, path, limit, wall).run()
+        return _Examination(settings, node, passfile, limit, wall).run()
 
     with ThreadPoolExecutor(len(settings.members)) as crew:
         nodes = tuple(crew.map(one, settings.members))
@@ -54,7 +53,7 @@ def ask(
         settings=settings,
         now=datetime.fromtimestamp(wall(), UTC),
         nodes=nodes,
-        passfile=examine(path),
+        passfile=passfile,
         password_variable=bool(os.environ.get("PGPASSWORD")),
     )
     primary = next((n.node for n in nodes if n.name == topology_of(facts).primary), None)
@@ -86,7 +85,7 @@ class _Examination:
         self,
         settings: Settings,
         node: Node,
-        passfile: Path,
+        passfile: Passfile,
         limit: float,
         wall: Callable[[], float],
     ) -> None:

@@ -6,9 +6,10 @@ others are passed on as they are.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
-from pgroute.doctor.facts import Facts, Login, NodeFacts
+from pgroute.doctor.facts import Facts, Login, NodeFacts, Passfile
 from pgroute.doctor.findings import Finding, ok, problem, warning
 from pgroute.doctor.limits import Limits
 
@@ -35,6 +36,10 @@ _REFUSALS = (
     ("does not match host name", "use the name in the certificate, or make one for this host"),
     ("timeout", "the server takes connections but does not answer: is it frozen or overloaded?"),
 )
+_PASSFILE = (
+    "make the file, owned by this user, with one line host:port:database:user:password "
+    "per login, and chmod 0600 it"
+)
 _DEFAULT = "see the server's log of this moment"
 
 
@@ -50,11 +55,7 @@ def judge_passfile(facts: Facts, _: Limits) -> Iterator[Finding]:
     path, failure = facts.passfile.path, facts.passfile.failure
     wanted = any(login.failure is not None or _with_password(login) for login in _logins(facts))
     if failure is not None and wanted and not facts.password_variable:
-        yield problem(
-            f"the passfile {path}: {failure}",
-            "make the file, owned by this user, with one line host:port:database:user:password "
-            "per login, and chmod 0600 it",
-        )
+        yield problem(f"the passfile {path}: {failure}", _PASSFILE)
     elif failure is None:
         yield ok(f"passwords come from {path}")
 
@@ -93,12 +94,17 @@ def _refused(facts: Facts, node: NodeFacts, login: Login) -> Finding:
 
 
 def _wrong_password(facts: Facts, node: NodeFacts, login: Login) -> Finding:
-    path = facts.passfile.path if facts.passfile else "the passfile"
-    line = f"{node.node.host}:{node.node.port}:{facts.settings.database_name}:{login.user}"
+    passfile = facts.passfile or Passfile("the passfile")
+    path = passfile.path
     if facts.password_variable:
         says = f"{login.user}: the server refused the password of PGPASSWORD"
         return problem(says, "correct PGPASSWORD, or unset it", node=node.name)
+    if passfile.failure is not None:
+        says = f"{login.user} has no password: {path}: {passfile.failure}"
+        return problem(says, _PASSFILE, node=node.name)
     if login.passfile_line is None:
+        wanted = passfile.wanted(node.node, facts.settings.database_name, login.user)
+        line = ":".join(re.sub(r"([:\\])", r"\\\1", field) for field in wanted)
         return problem(
             f"{login.user} has no password: no line of {path} fits {line}",
             f"add a line {line}:<password> to {path} (* stands for any host, port or database)",
