@@ -15,6 +15,7 @@ import pytest
 from pgroute import Settings
 from pgroute.doctor import Finding, Limits, Verdict, ask, judge
 from pgroute.doctor.facts import Purpose
+from pgroute.doctor.judging.naming import RESERVED
 from pgroute.partitions import routing
 from tests.integration.meddler import meddling
 from tests.servers import BIN, NAMES, Servers, eventually, port
@@ -499,9 +500,15 @@ def test_a_user_that_does_not_see_the_receiver(healthy: Servers) -> None:
     assert "its state is hidden" in the(findings, "receiver", "pg2").says
 
 
+def test_words_that_are_no_names_without_quotes(servers: Servers) -> None:
+    words = servers.sql("pg1", "select word from pg_get_keywords() where catcode in ('R', 'T')")
+    assert set(words.split()) <= RESERVED
+
+
 def test_a_superuser(servers: Servers) -> None:
     with sql(servers, "alter role app_rw superuser", "alter role app_rw nosuperuser"):
         found = [f.says for f in diagnose(servers.settings()) if f.check == "privileges"]
+    assert len([says for says in found if says.startswith("app_rw")]) == 1
     assert any(says.startswith("app_rw is a superuser") for says in found)
 
 

@@ -142,8 +142,8 @@ def test_a_name_that_cannot_be_one() -> None:
     assert reach(Node("a", "x" * 70 + ".example", 5432), 5).failure
 
 
-@pytest.mark.parametrize(("reply", "offered"), [(b"N", False), (b"", False)])
-def test_a_server_without_tls(reply: bytes, offered: bool) -> None:
+@pytest.mark.parametrize(("reply", "offered"), [(b"N", False), (b"", None), (b"E", None)])
+def test_a_server_that_does_not_offer_tls(reply: bytes, offered: bool | None) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer() -> None:
@@ -157,3 +157,4 @@ def test_a_server_without_tls(reply: bytes, offered: bool) -> None:
         found = ask_tls(Node("a", "127.0.0.1", server.getsockname()[1]), 30)
         thread.join()
     assert found.offered is offered
+    assert (found.failure is None) is (offered is False)

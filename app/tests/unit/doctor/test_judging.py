@@ -26,6 +26,7 @@ from pgroute.doctor.facts import (
     Tls,
 )
 from pgroute.doctor.judging.encryption import covers
+from pgroute.doctor.judging.naming import identifier
 from pgroute.doctor.judging.sessions import milliseconds
 from tests.unit.doctor.fleets import (
     NOW,
@@ -91,6 +92,10 @@ def test_one_of_two_addresses_is_a_warning_and_both_are_a_problem() -> None:
         ('role "app_rw" is not permitted to log in', "alter role app_rw login"),
         ('role "app_rw" does not exist', "create the role app_rw"),
         ('database "app" does not exist', "create the database app"),
+        ('database "payroll_roles" does not exist', "create the database app"),
+        ('role "database" does not exist', "create the role app_rw"),
+        ('root certificate file "/roles/database.crt" does not exist', "put the authority's"),
+        ('role "too many clients" is not permitted to log in', "alter role app_rw login"),
         ("sorry, too many clients already", "let max_connections"),
         ('too many connections for role "app_rw"', "let max_connections or the role's limit grow"),
         ("the database system is starting up", "wait until the server has started"),
@@ -120,6 +125,70 @@ def test_a_refused_password_names_the_passfile(words: str) -> None:
     assert says(3) == "app_ro: the server refused the password in line 3 of /srv/app/.pgpass"
     assert "no line of /srv/app/.pgpass fits pg2:5432:app:app_ro" in says(None)
     assert says(3, password_variable=True).endswith("refused the password of PGPASSWORD")
+
+
+def test_names_in_advice_can_be_typed() -> None:
+    named = settings(database="Pay", read_user="app-ro", write_user="user")
+
+    def advice(check: str, whole: Facts) -> list[str]:
+        return [each.advice for each in findings(replace(whole, settings=named), check)]
+
+    def refused(words: str) -> Facts:
+        return facts(node("pg2", logins=(Login("app-ro", Purpose.READ, words), logins()[1])))
+
+    assert 'grant connect on database "Pay" to "app-ro"' in advice(
+        "login", refused('permission denied for database "Pay"')
+    )
+    assert 'alter role "app-ro" login' in advice("login", refused("is not permitted to log in"))
+    wrong = (Login("app-ro", Purpose.READ, "password authentication failed", 1), logins()[1])
+    assert any(
+        r'(\password "app-ro")' in each
+        for each in advice("login", facts(node("pg2", logins=wrong)))
+    )
+    superusers, blind = logins(superuser=True), logins(sees_statistics=False)
+    assert [
+        each.partition(",")[0]
+        for each in advice("privileges", facts(node("pg2", logins=superusers)))
+    ] == ['alter role "app-ro" nosuperuser', 'alter role "user" nosuperuser']
+    assert 'grant pg_read_all_stats to "app-ro"' in advice(
+        "privileges", facts(node("pg2", logins=blind))
+    )
+    rights = Rights('"my.schema".t', usage=False), Rights("public.u", insert=False)
+    lacking = advice("tables", allowed(*rights))
+    assert lacking[0].startswith('grant usage on schema "my.schema" to "app-ro";')
+    assert lacking[1].startswith('grant usage on schema "my.schema" to "user";')
+    few = facts(node("pg2", logins=logins(connection_limit=1)))
+    assert [each.partition("or ")[2] for each in advice("connections", few) if each] == [
+        'alter role "app-ro" connection limit 11 or more',
+        'alter role "user" connection limit 10 or more',
+    ]
+    small = advice("connections", facts(changed("pg2", database_limit=1)))
+    assert any('or alter database "Pay" connection limit 21' in each for each in small)
+    for origin, whose in (
+        (Origin.ROLE, 'role "app-ro"'),
+        (Origin.ROLE_IN_DATABASE, 'role "app-ro" in database "Pay"'),
+    ):
+        serializable = logins(isolation="serializable", isolation_origin=origin)
+        (found,) = advice("isolation", facts(node("pg2", logins=serializable)))
+        assert found.startswith(f"alter {whose} set default_transaction_isolation")
+
+
+@pytest.mark.parametrize(
+    ("name", "typed"),
+    [
+        ("app_ro", "app_ro"),
+        ("_1$", "_1$"),
+        ("App", '"App"'),
+        ("app-ro", '"app-ro"'),
+        ("1st", '"1st"'),
+        ("größe", '"größe"'),
+        ('a"b', '"a""b"'),
+        ("user", '"user"'),
+        ("left", '"left"'),
+    ],
+)
+def test_names_as_sql_has_them(name: str, typed: str) -> None:
+    assert identifier(name) == typed
 
 
 def test_the_line_to_be_added_is_one_that_libpq_finds() -> None:
@@ -183,10 +252,16 @@ def plain(name: str, **changes: object) -> NodeFacts:
 
 
 def test_a_connection_that_is_not_encrypted_is_said_plainly() -> None:
-    found = findings(facts(plain("pg1")), "tls")[0]
+    found = findings(facts(plain("pg1", tls=Tls(False))), "tls")[0]
     assert found.verdict is WARNING
     assert found.says == ("the connection is NOT encrypted (sslmode=prefer): the server has no TLS")
     assert troubles(facts(plain("pg1", tls=Tls(True)))) == [(WARNING, "tls", "pg1")]
+    unheard = findings(facts(plain("pg1", tls=Tls(failure="timed out"))), "tls")[0]
+    assert (unheard.verdict, unheard.says) == (
+        WARNING,
+        "the connection is NOT encrypted (sslmode=prefer), "
+        "and whether the server offers TLS was not heard: timed out",
+    )
     offered = findings(facts(plain("pg1", sslmode="disable", tls=Tls(True))), "tls")[0]
     assert offered.says.endswith("(sslmode=disable), though the server offers TLS")
     local = plain("pg1", reach=Reach((Address("IPv4", "127.0.0.1", 0.001),)))
@@ -465,6 +540,8 @@ def test_statistics_and_superusers() -> None:
     assert len(findings(one_user, "privileges")) == 1
     mighty = troubles(facts(node("pg2", logins=logins(superuser=True))))
     assert mighty == [(WARNING, "privileges", None)] * 2
+    seen = findings(facts(node("pg2", logins=logins(superuser=True))), "privileges")
+    assert [each.verdict for each in seen] == [WARNING] * 2  # and not well besides
 
 
 # Sessions

@@ -62,7 +62,10 @@ def _encrypted(node: Node, limit: float, context: ssl.SSLContext) -> Iterator[ss
 
 def _offers(plain: socket.socket) -> bool:
     plain.sendall(_SSL_REQUEST)
-    return plain.recv(1) == b"S"
+    answer = plain.recv(1)
+    if answer not in (b"S", b"N"):
+        raise ConnectionError("the server answered neither yes nor no")
+    return answer == b"S"
 
 
 def _understood(fields: dict[str, Any]) -> Certificate:

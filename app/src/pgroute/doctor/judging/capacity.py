@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from pgroute.doctor.facts import Facts, NodeFacts, Purpose, Server
 from pgroute.doctor.findings import Finding, ok, problem, warning
+from pgroute.doctor.judging.naming import identifier
 from pgroute.doctor.limits import Limits
 
 _PROBES = 1
@@ -48,7 +49,7 @@ def _roles(facts: Facts, limits: Limits, node: NodeFacts) -> Iterator[Finding]:
     for user, count in wanted(facts, limits).items():
         session = node.session(of[user])
         if session is not None and 0 <= session.connection_limit < count:
-            grow = f"alter role {user} connection limit {count} or more"
+            grow = f"alter role {identifier(user)} connection limit {count} or more"
             yield problem(
                 f"the role {user} may have {session.connection_limit} connections, "
                 f"full pools want {count}",
@@ -62,10 +63,11 @@ def _server(facts: Facts, limits: Limits, node: NodeFacts, server: Server) -> It
     room = server.max_connections - server.reserved_connections
     if 0 <= server.database_limit < count:
         database = facts.settings.database_name
+        grow = f"alter database {identifier(database)} connection limit {count} or more"
         yield problem(
             f"the database {database} may have {server.database_limit} connections, "
             f"full pools want {count}",
-            _ADVICE.format(grow=f"alter database {database} connection limit {count} or more"),
+            _ADVICE.format(grow=grow),
             node=node.name,
         )
     grow = _ADVICE.format(grow="let max_connections grow (a restart)")

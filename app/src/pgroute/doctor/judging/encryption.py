@@ -40,6 +40,12 @@ def _plain(node: NodeFacts) -> Finding:
     says = f"the connection is NOT encrypted (sslmode={node.sslmode})"
     if node.tls.offered:
         return warning(f"{says}, though the server offers TLS", _ADVICE, node=node.name)
+    if node.tls.offered is None:
+        return warning(
+            f"{says}, and whether the server offers TLS was not heard: {node.tls.failure}",
+            "ask again, or look there (show ssl), then " + _ADVICE,
+            node=node.name,
+        )
     return warning(
         f"{says}: the server has no TLS",
         "set ssl = on with a certificate on the server, then " + _ADVICE,

@@ -11,16 +11,20 @@ from collections.abc import Iterator
 
 from pgroute.doctor.facts import Facts, Login, NodeFacts, Passfile
 from pgroute.doctor.findings import Finding, ok, problem, warning
+from pgroute.doctor.judging.naming import identifier
 from pgroute.doctor.limits import Limits
 
 _MANY = "let max_connections or the role's limit grow, or make the pools smaller"
 _REFUSALS = (
     ("no pg_hba.conf entry", "add a line for {user}, {database} and this machine to pg_hba.conf"),
     ("pg_hba.conf rejects", "change the line of pg_hba.conf that rejects {user} from this machine"),
-    ("permission denied for database", "grant connect on database {database} to {user}"),
-    ("is not permitted to log in", "alter role {user} login"),
-    ("role", "create the role {user}, or correct the user in the configuration", "does not exist"),
-    ("database", "create the database {database}, or correct its name", "does not exist"),
+    (
+        "permission denied for database",
+        "grant connect on database {typed_database} to {typed_user}",
+    ),
+    ("is not permitted to log in", "alter role {typed_user} login"),
+    ('role "" does not exist', "create the role {user}, or correct the user's name"),
+    ('database "" does not exist', "create the database {database}, or correct its name"),
     ("too many clients", _MANY),
     ("too many connections", _MANY),
     ("connection slots are reserved", _MANY),
@@ -84,13 +88,16 @@ def _refused(facts: Facts, node: NodeFacts, login: Login) -> Finding:
     text = login.failure or ""
     if "password authentication failed" in text or "no password supplied" in text:
         return _wrong_password(facts, node, login)
-    database = facts.settings.database_name
-    advice = _DEFAULT
-    for words, what, *more in _REFUSALS:
-        if all(each in text for each in (words, *more)):
-            advice = what.format(user=login.user, database=database)
-            break
-    return problem(f"{login.user} was not let in: {text}", advice, node=node.name)
+    user, database = login.user, facts.settings.database_name
+    without_names = re.sub('"[^"]*"', '""', text)
+    advice = next((what for words, what in _REFUSALS if words in without_names), _DEFAULT)
+    advice = advice.format(
+        user=user,
+        database=database,
+        typed_user=identifier(user),
+        typed_database=identifier(database),
+    )
+    return problem(f"{user} was not let in: {text}", advice, node=node.name)
 
 
 def _wrong_password(facts: Facts, node: NodeFacts, login: Login) -> Finding:
@@ -110,9 +117,10 @@ def _wrong_password(facts: Facts, node: NodeFacts, login: Login) -> Finding:
             f"add a line {line}:<password> to {path} (* stands for any host, port or database)",
             node=node.name,
         )
+    again = f"\\password {identifier(login.user)}"
     return problem(
         f"{login.user}: the server refused the password in line {login.passfile_line} of {path}",
-        f"correct that line, or set the role's password again (\\password {login.user})",
+        f"correct that line, or set the role's password again ({again})",
         node=node.name,
     )
 

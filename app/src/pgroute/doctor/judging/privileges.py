@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from pgroute.doctor.facts import Facts, NodeFacts, Purpose, Rights, Session
 from pgroute.doctor.findings import Finding, ok, problem, warning
+from pgroute.doctor.judging.naming import identifier, schema_of
 from pgroute.doctor.judging.roles import topology_of
 from pgroute.doctor.limits import Limits
 
@@ -31,18 +32,20 @@ def judge_roles_rights(facts: Facts, _: Limits) -> Iterator[Finding]:
         if purpose is Purpose.WRITE and user == facts.settings.reader:
             continue
         sessions = [s for s in (node.session(purpose) for node in facts.nodes) if s is not None]
-        if any(session.superuser for session in sessions):
+        mighty = any(session.superuser for session in sessions)
+        blind = purpose is Purpose.READ and not all(each.sees_statistics for each in sessions)
+        if mighty:
             yield warning(
                 f"{user} is a superuser: a mistake in a statement has no bounds",
-                f"alter role {user} nosuperuser, and grant what it needs",
+                f"alter role {identifier(user)} nosuperuser, and grant what it needs",
             )
-        if purpose is Purpose.READ and not all(session.sees_statistics for session in sessions):
+        if blind:
             yield warning(
                 f"{user} does not see pg_stat_wal_receiver: a replica's timeline is known only as "
                 "of its last checkpoint, so after a failover tokens go to the primary for longer",
-                f"grant pg_read_all_stats to {user}",
+                f"grant pg_read_all_stats to {identifier(user)}",
             )
-        elif sessions:
+        if sessions and not mighty and not blind:
             yield ok(f"{user}: no superuser, sees what it must")
 
 
@@ -88,12 +91,12 @@ def _grant(lacking: Sequence[Rights], user: str, writing: bool) -> str:
     missing = first.missing(writing=writing)
     table = [name for name in missing if " " not in name]
     if table:
-        what = f"grant {', '.join(table).lower()} on {first.table} to {user}"
+        what = f"grant {', '.join(table).lower()} on {first.table}"
     elif not first.usage:
-        what = f"grant usage on schema {first.table.partition('.')[0]} to {user}"
+        what = f"grant usage on schema {schema_of(first.table)}"
     else:
-        what = f"grant usage on the sequences of {first.table} to {user}"
-    return what + "; name the tables that matter with --table"
+        what = f"grant usage on the sequences of {first.table}"
+    return f"{what} to {identifier(user)}; name the tables that matter with --table"
 
 
 def _where(facts: Facts) -> NodeFacts | None:

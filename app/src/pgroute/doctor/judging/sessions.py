@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from pgroute.doctor.facts import Facts, NodeFacts, Origin, Purpose, Session
 from pgroute.doctor.findings import Finding, ok, problem, warning
+from pgroute.doctor.judging.naming import identifier
 from pgroute.doctor.limits import Limits
 
 _UNITS = {"us": 0.001, "ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000, "": 1}
@@ -111,8 +112,9 @@ def _whence(facts: Facts, session: Session) -> str:
 
 def _lower(facts: Facts, session: Session) -> str:
     """What to type. The reader's own setting goes before all others but the most particular."""
-    user, database = facts.settings.reader, facts.settings.database_name
-    alone = user != facts.settings.writer
+    user = identifier(facts.settings.reader)
+    database = identifier(facts.settings.database_name)
+    alone = facts.settings.reader != facts.settings.writer
     if session.isolation_origin is Origin.ROLE_IN_DATABASE:
         advice = f"alter role {user} in database {database} {_LOWER}"
     elif session.isolation_origin is Origin.DATABASE and not alone:
