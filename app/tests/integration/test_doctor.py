@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -14,10 +14,12 @@ import pytest
 
 from pgroute import Settings
 from pgroute.doctor import Finding, Limits, Verdict, ask, judge
+from pgroute.doctor.asking.servers import Connection
 from pgroute.doctor.facts import Purpose
 from pgroute.doctor.judging.naming import RESERVED
-from pgroute.partitions import routing
+from pgroute.partitions import Partitions, routing
 from tests.integration.meddler import meddling
+from tests.integration.test_commands import pgroute
 from tests.servers import BIN, NAMES, Servers, eventually, port
 
 pytestmark = pytest.mark.integration
@@ -30,9 +32,10 @@ where relkind in ('r', 'p') and not relispartition
 """
 
 
-def diagnose(settings: Settings, limits: Limits = USUAL, **options: float) -> list[Finding]:
-    patient = options.get("catch_up", 30.0)
-    return judge(ask(settings, limit=60.0, catch_up_limit=patient), limits)
+def diagnose(
+    settings: Settings, limits: Limits = USUAL, *, tables: Sequence[str] = (), catch_up: float = 30
+) -> list[Finding]:
+    return judge(ask(settings, tables=tables, limit=60.0, catch_up_limit=catch_up), limits)
 
 
 def bad(
@@ -480,10 +483,59 @@ def test_tables_that_the_users_may_not_use(healthy: Servers) -> None:
             f"app_rw may not write to 1 of {count} tables: public.secrets "
             "(no SELECT, UPDATE, DELETE, USAGE of its sequences)",
         ]
-        wanted = diagnose(servers.settings(), Limits(tables=("secrets", "nowhere")))
+        wanted = diagnose(servers.settings(), tables=("secrets", "nowhere"))
         assert bad(wanted) == [("tables", None)] * 4
-        fine = diagnose(servers.settings(), Limits(tables=("sales", "public.tbl_users")))
+        fine = diagnose(servers.settings(), tables=("Sales", "public.tbl_users", "tbl_users_p0"))
         assert bad(fine) == []
+
+
+_RELATIONS = """
+create view counted as select count(*) from sales;
+create view "Of 2024" as select * from sales_2024;
+create materialized view kept as select * from sales;
+create extension file_fdw;
+create server files foreign data wrapper file_fdw;
+create foreign table lines (line text) server files options (filename '/dev/null');
+create schema apart;
+create table apart.made (id int);
+alter extension file_fdw add table apart.made;
+create table apart.nearby (id int);
+grant usage on schema apart to app_ro, app_rw;
+grant select on counted, "Of 2024", kept, lines, apart.made to app_ro, app_rw;
+grant insert, update, delete on "Of 2024", apart.made to app_rw;
+"""
+_NO_RELATIONS = """
+drop view counted, "Of 2024"; drop materialized view kept;
+drop extension file_fdw cascade; drop schema apart cascade
+"""
+
+
+def test_whatever_can_be_read_may_be_a_table_that_matters(healthy: Servers) -> None:
+    with sql(healthy, _RELATIONS, _NO_RELATIONS, database="app"):
+        fine = (
+            "counted",
+            '"Of 2024"',
+            "kept",
+            "lines",
+            "apart.made",
+            "sales_2024",
+            "pg_stat_activity",
+        )
+        assert [
+            f.says for f in diagnose(healthy.settings(), tables=fine) if f.check == "tables"
+        ] == [
+            "app_ro may read all 7 tables",
+            "app_rw may write to all 7 tables, as far as they take writes",
+        ]
+        healthy.sql("pg1", "revoke usage on schema apart from app_rw", database="app")
+        lacking = diagnose(healthy.settings(), tables=("apart.made",))
+        assert [f.says for f in lacking if f.check == "tables"] == [
+            "app_ro may read all 1 tables",
+            "app_rw may not write to 1 of 1 tables: apart.made (no USAGE of its schema)",
+        ]
+        for name in ("of 2024", "a.b.c.d", "nearby", "counted;", "app_ro", ""):
+            found = the(diagnose(healthy.settings(), tables=(name,)), "tables")
+            assert found.says == f"the table {name} does not exist in this database"
 
 
 def test_a_user_that_does_not_see_the_receiver(healthy: Servers) -> None:
@@ -695,6 +747,50 @@ def test_a_pooler_that_forgets_settings(servers: Servers) -> None:
     assert "a pooler stands between" in the(findings, "prepared", "pg1").says
     assert "NOT encrypted" in the(findings, "tls", "pg1").says
     assert the(findings, "tls", "pg1").verdict is Verdict.WARNING
+
+
+def test_one_strange_table_does_not_hide_the_others(
+    healthy: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(connection: Connection, table: str, **_: object) -> Partitions:
+        if table == "sales":
+            connection.execute("select 1 from no_such_table")
+        if table == "apart":
+            raise ValueError("not a partition bound that pgroute can read")
+        return read(connection, table)
+
+    read = Partitions.read
+    with sql(
+        healthy,
+        "create table apart (id int) partition by list (id)",
+        "drop table apart",
+        database="app",
+    ):
+        monkeypatch.setattr(Partitions, "read", failing)
+        findings = [f for f in diagnose(healthy.settings()) if f.check == "partitions"]
+    assert [(each.verdict, each.says) for each in findings] == [
+        (Verdict.WARNING, "apart was not compared: not a partition bound that pgroute can read"),
+        (Verdict.WARNING, 'sales was not compared: relation "no_such_table" does not exist'),
+        (Verdict.OK, "tbl_users: 32 computed keys lie where they should"),
+    ]
+
+
+def test_tables_of_which_no_key_can_be_made_up(healthy: Servers) -> None:
+    with sql(
+        healthy,
+        "create table old (day date) partition by range (day); create table old_1 partition of old "
+        "for values from ('0400-01-01 BC') to ('0044-03-15 BC'); "
+        "create table unborn (id int) partition by hash (id)",
+        "drop table old, unborn",
+        database="app",
+    ):
+        says = {f.says: f.verdict for f in diagnose(healthy.settings()) if f.check == "partitions"}
+        told = pgroute(healthy, "partitions", "old").stdout
+    assert says["old: not one key was found for its 1 leaf, so nothing was compared"] is (
+        Verdict.WARNING
+    )
+    assert says["unborn has no partitions yet"] is Verdict.OK
+    assert "Self-test: no key was found to ask the server about." in told
 
 
 def test_a_server_that_puts_keys_elsewhere(

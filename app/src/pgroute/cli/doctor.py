@@ -31,8 +31,8 @@ def doctor(
     from pgroute.doctor import Limits, Report, Verdict, ask, judge  # of no use to other commands
 
     settings = Settings.from_environment()
-    limits = Limits(expiry_days, clock_seconds, processes, tuple(tables or ()))
-    findings = judge(ask(settings, limit=timeout), limits)
+    limits = Limits(expiry_days, clock_seconds, processes)
+    findings = judge(ask(settings, tables=tables or (), limit=timeout), limits)
     report = Report(tuple(findings), tuple(node.name for node in settings.members))
     typer.echo(report.json() if as_json else report.text())
     if report.count(Verdict.PROBLEM) or (strict and report.count(Verdict.WARNING)):

@@ -83,7 +83,7 @@ class Passfile:
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """What a user may do with one table, named ``schema.table``."""
+    """What a user may do with one table, view or the like, named ``schema.table``."""
 
     table: str
     usage: bool = True  # of its schema
@@ -92,11 +92,12 @@ class Rights:
     update: bool = True
     delete: bool = True
     sequences: bool = True  # that its columns draw from
+    writable: bool = True  # by anybody: most views are not
 
     def missing(self, *, writing: bool) -> tuple[str, ...]:
         """The privileges that a reader, or a writer, would need and does not have."""
         needed = {"USAGE of its schema": self.usage, "SELECT": self.select}
-        if writing:
+        if writing and self.writable:
             needed |= {"INSERT": self.insert, "UPDATE": self.update, "DELETE": self.delete}
             needed |= {"USAGE of its sequences": self.sequences}
         return tuple(name for name, has in needed.items() if not has)
@@ -119,7 +120,8 @@ class Session:
     own: Mapping[str, str] = field(default_factory=dict)  # the role's, as ALTER ROLE wrote them
     isolation: str = "read committed"  # of a transaction that does not say which
     isolation_origin: Origin = Origin.SERVER
-    rights: tuple[Rights, ...] = ()
+    rights: tuple[Rights, ...] = ()  # to all tables, without partitions and what extensions made
+    wanted: Mapping[str, Rights | None] = field(default_factory=dict)  # by name; None: none such
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,9 +216,11 @@ class PartitionedTable:
     """The outcome of comparing computed leaves with the server's."""
 
     table: str
+    leaves: int = 0
     agreed_keys: int = 0
     uncomputable: str | None = None  # why nothing is computed
     mismatch: str | None = None
+    failure: str | None = None  # why it was not compared
 
 
 @dataclass(frozen=True, slots=True)

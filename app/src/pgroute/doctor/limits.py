@@ -7,9 +7,6 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """``tables``: that the users must be able to use; empty: all are looked at, none is a must."""
-
     expiry_days: float = 30.0  # a certificate that ends within these is worth a warning
     clock_seconds: float = 1.0  # clocks that differ by more
     processes: int = 1  # that use this configuration at once
-    tables: tuple[str, ...] = ()

@@ -39,11 +39,17 @@ def report(connection: psycopg.Connection[Any], table: str, *, exact: bool = Fal
         [
             describe(partitions.layout),
             "",
-            f"Self-test: the server agrees on the leaf of {partitions.checked_keys} made-up keys.",
+            _self_test(partitions.checked_keys),
             "",
             found.text(),
         ]
     )
+
+
+def _self_test(keys: int) -> str:
+    if keys == 0:
+        return "Self-test: no key was found to ask the server about."
+    return f"Self-test: the server agrees on the leaf of {keys} made-up keys."
 
 
 def describe(layout: Layout) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 
@@ -490,8 +491,9 @@ def test_clocks_in_words() -> None:
 # Privileges
 
 
-def allowed(*rights: Rights) -> Facts:
-    return facts(*(node(name, logins=logins(rights=rights)) for name in ("pg1", "pg2", "pg3")))
+def allowed(*rights: Rights, wanted: Mapping[str, Rights | None] | None = None) -> Facts:
+    users = logins(rights=rights, wanted=wanted or {})
+    return facts(*(node(name, logins=users) for name in ("pg1", "pg2", "pg3")))
 
 
 def test_tables_that_matter_are_a_problem_and_others_a_warning() -> None:
@@ -499,10 +501,23 @@ def test_tables_that_matter_are_a_problem_and_others_a_warning() -> None:
     assert troubles(allowed(full)) == []
     assert troubles(allowed(full, poor)) == [(WARNING, "tables", None)]
     assert troubles(allowed(poor)) == [(PROBLEM, "tables", None)]
-    assert troubles(allowed(full, poor), Limits(tables=("a",))) == []
-    assert troubles(allowed(full, poor), Limits(tables=("b",))) == [(PROBLEM, "tables", None)]
-    both = troubles(allowed(full), Limits(tables=("nowhere",)))
-    assert both == [(PROBLEM, "tables", None)] * 2
+    assert troubles(allowed(full, poor, wanted={"a": full})) == []
+    assert troubles(allowed(full, poor, wanted={"b": poor})) == [(PROBLEM, "tables", None)]
+    assert troubles(allowed(full, wanted={"a": full, "nowhere": None})) == (
+        [(PROBLEM, "tables", None)] * 2
+    )
+    assert troubles(allowed(poor, wanted={"nowhere": None})) == [(PROBLEM, "tables", None)] * 2
+
+
+def test_nobody_must_write_to_what_takes_no_writes() -> None:
+    view = Rights("public.v", insert=False, update=False, delete=False, writable=False)
+    seen = findings(allowed(wanted={"v": view, "a": Rights("public.a")}), "tables")
+    assert [(each.verdict, each.says) for each in seen] == [
+        (Verdict.OK, "app_ro may read all 2 tables"),
+        (Verdict.OK, "app_rw may write to all 2 tables, as far as they take writes"),
+    ]
+    unseen = allowed(wanted={"v": replace(view, select=False)})
+    assert troubles(unseen) == [(PROBLEM, "tables", None)] * 2
 
 
 def test_many_tables_are_counted_and_three_named() -> None:
@@ -714,7 +729,7 @@ def test_processes_multiply_the_pools() -> None:
 
 
 def test_partitions() -> None:
-    good = PartitionedTable("a", 32)
+    good = PartitionedTable("a", 4, 32)
     unknown = PartitionedTable("b", uncomputable="the leaf of b is not computed")
     assert troubles(facts(partitions=(good, unknown))) == []
     assert [each.says for each in findings(facts(partitions=(good, unknown)), "partitions")] == [
@@ -723,4 +738,12 @@ def test_partitions() -> None:
     ]
     wrong = PartitionedTable("c", mismatch="the server does not put 1 into c_1")
     assert troubles(facts(partitions=(good, wrong))) == [(PROBLEM, "partitions", None)]
+    strange = PartitionedTable("d", failure="not a partition bound that pgroute can read: x")
+    assert troubles(facts(partitions=(strange, good))) == [(WARNING, "partitions", None)]
+    empty, unmet = PartitionedTable("e"), PartitionedTable("f", 2, 0)
+    assert [each.says for each in findings(facts(partitions=(empty, unmet)), "partitions")] == [
+        "e has no partitions yet",
+        "f: not one key was found for its 2 leaves, so nothing was compared",
+    ]
+    assert troubles(facts(partitions=(empty, unmet))) == [(WARNING, "partitions", None)]
     assert troubles(facts(partitions_failure="pg1: gone")) == [(WARNING, "partitions", None)]

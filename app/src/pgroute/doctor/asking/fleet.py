@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -35,17 +35,22 @@ from pgroute.routing.probe import one_line
 def ask(
     settings: Settings,
     *,
+    tables: Sequence[str] = (),
     limit: float = 10.0,
     catch_up_limit: float = 2.0,
     wall: Callable[[], float] = time.time,
     random: Random | None = None,
 ) -> Facts:
-    """The facts. ``limit``: seconds for the questions to one node after logging in;
-    ``catch_up_limit``: seconds that a replica may take to get where the primary is."""
+    """The facts.
+
+    ``tables``: what the users must be able to use, named as in SQL; without any, all tables are
+    looked at, and none is a must. ``limit``: seconds for the questions to one node after logging
+    in; ``catch_up_limit``: seconds that a replica may take to get where the primary is.
+    """
     passfile = examine(passfile_of(settings))
 
     def one(node: Node) -> NodeFacts:
-        return _Examination(settings, node, passfile, limit, wall).run()
+        return _Examination(settings, node, passfile, tables, limit, wall).run()
 
     with ThreadPoolExecutor(len(settings.members)) as crew:
         nodes = tuple(crew.map(one, settings.members))
@@ -86,12 +91,14 @@ class _Examination:
         settings: Settings,
         node: Node,
         passfile: Passfile,
+        tables: Sequence[str],
         limit: float,
         wall: Callable[[], float],
     ) -> None:
         self._settings = settings
         self._node = node
         self._passfile = passfile
+        self._tables = tables
         self._limit = limit
         self._wall = wall
         self._server: Server | None = None
@@ -132,7 +139,7 @@ class _Examination:
             with cut_after(connection, self._limit):
                 if self._server is None:
                     self._server = ask_server(connection, wall=self._wall)
-                return ask_session(connection, self._settings, purpose)
+                return ask_session(connection, self._settings, purpose, self._tables)
         except (psycopg.Error, OSError) as error:
             self._failure = one_line(error)
             return None

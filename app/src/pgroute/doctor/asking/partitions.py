@@ -22,7 +22,7 @@ order by 1
 
 
 def ask_partitions(connection: Connection, random: Random) -> tuple[PartitionedTable, ...]:
-    """Every partitioned table that the user can look at. psycopg's errors."""
+    """Every partitioned table that the user can look at. psycopg's errors when that ends."""
     labels = [row["label"] for row in connection.execute(_TABLES)]
     return tuple(_ask(connection, labels, random))
 
@@ -33,7 +33,11 @@ def _ask(connection: Connection, labels: list[str], random: Random) -> Iterator[
             found = Partitions.read(connection, label, random=random)
         except PartitionMismatch as error:
             yield PartitionedTable(label, mismatch=one_line(error))
-        except (PartitionError, psycopg.errors.InsufficientPrivilege) as error:
+        except PartitionError as error:
             yield PartitionedTable(label, uncomputable=one_line(error))
+        except (psycopg.Error, ValueError) as error:
+            if connection.broken:
+                raise
+            yield PartitionedTable(label, failure=one_line(error))
         else:
-            yield PartitionedTable(label, found.checked_keys)
+            yield PartitionedTable(label, len(found.leaves), found.checked_keys)

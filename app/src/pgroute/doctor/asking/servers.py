@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -80,7 +80,7 @@ where (s.setrole = 0 or r.rolname = current_user)
   and (s.setdatabase = 0 or d.datname = current_database())
 order by (s.setrole <> 0)::int * 2 + (s.setdatabase <> 0)::int
 """
-_RIGHTS = """
+_RIGHTS_TO = """
 select format('%I.%I', n.nspname, c.relname) as table,
        has_schema_privilege(n.oid, 'usage') as usage,
        has_table_privilege(c.oid, 'select') as select,
@@ -92,9 +92,14 @@ select format('%I.%I', n.nspname, c.relname) as table,
            where own.classid = 'pg_class'::regclass and own.refobjid = c.oid
              and own.deptype = 'a'
              and case when s.relkind = 'S' then not has_sequence_privilege(s.oid, 'usage') end
-       ) as sequences
+       ) as sequences,
+       case when c.relkind in ('r', 'p') then true
+            else pg_relation_is_updatable(c.oid, true) & 28 <> 0  -- INSERT, UPDATE, DELETE
+       end as writable
 from pg_class as c
 join pg_namespace as n on n.oid = c.relnamespace
+"""
+_RIGHTS = f"""{_RIGHTS_TO}
 where c.relkind in ('r', 'p') and not c.relispartition
   and n.nspname <> 'information_schema' and n.nspname !~ '^pg_'
   and not exists (
@@ -102,6 +107,16 @@ where c.relkind in ('r', 'p') and not c.relispartition
       where made.classid = 'pg_class'::regclass and made.objid = c.oid and made.deptype = 'e'
   )
 order by 1
+"""
+# Not by to_regclass(): it fails where the schema may not be used, which is a finding here.
+_RIGHTS_TO_ONE = f"""{_RIGHTS_TO.replace("%", "%%")}
+join (select parse_ident(%s) as parts) as wanted on c.relname = parts[cardinality(parts)]
+where c.relkind in ('r', 'p', 'v', 'm', 'f') and case cardinality(parts)
+    when 1 then pg_table_is_visible(c.oid) or n.nspname = 'public'
+    when 2 then n.nspname = parts[1]
+end
+order by pg_table_is_visible(c.oid) desc
+limit 1
 """
 
 
@@ -162,8 +177,10 @@ def sslmode_of(settings: Settings, node: Node, connection: Connection | None) ->
     return (found or b"prefer").decode()
 
 
-def ask_session(connection: Connection, settings: Settings, purpose: Purpose) -> Session:
-    """What the connection is and may do."""
+def ask_session(
+    connection: Connection, settings: Settings, purpose: Purpose, tables: Sequence[str]
+) -> Session:
+    """What the connection is and may do, also with each of these tables."""
     asked = settings.session(read_only=purpose is Purpose.READ)
     found = one(connection, _SESSION)
     with connection.cursor(row_factory=tuple_row) as cursor:
@@ -185,6 +202,7 @@ def ask_session(connection: Connection, settings: Settings, purpose: Purpose) ->
         isolation=found["isolation"],
         isolation_origin={name: origin for name, _, origin in own}.get(_ISOLATION, Origin.SERVER),
         rights=tuple(Rights(**row) for row in rights),
+        wanted={name: _rights_to(connection, name) for name in tables},
     )
 
 
@@ -218,6 +236,14 @@ def _compare_clocks(
             best = Clock(told["now"] - (before + half), half)
     assert best is not None  # noqa: S101 - there is more than one round
     return best
+
+
+def _rights_to(connection: Connection, name: str) -> Rights | None:
+    try:
+        row = connection.execute(_RIGHTS_TO_ONE, (name,)).fetchone()
+    except psycopg.errors.InvalidParameterValue:  # it cannot be a name
+        return None
+    return None if row is None else Rights(**row)
 
 
 def _prepare(connection: Connection) -> str | None:

@@ -13,7 +13,7 @@ from pgroute.doctor.limits import Limits
 _SHOWN = 3
 
 
-def judge_tables(facts: Facts, limits: Limits) -> Iterator[Finding]:
+def judge_tables(facts: Facts, _: Limits) -> Iterator[Finding]:
     """The read user reads, the write user writes the tables. Asked on the primary if there is one:
     replicas have the same privileges."""
     node = _where(facts)
@@ -22,7 +22,7 @@ def judge_tables(facts: Facts, limits: Limits) -> Iterator[Finding]:
     for purpose in Purpose:
         session = node.session(purpose)
         if session is not None:
-            yield from _tables(_user(facts, purpose), purpose, session, limits.tables)
+            yield from _tables(_user(facts, purpose), purpose, session)
 
 
 def judge_roles_rights(facts: Facts, _: Limits) -> Iterator[Finding]:
@@ -49,21 +49,16 @@ def judge_roles_rights(facts: Facts, _: Limits) -> Iterator[Finding]:
             yield ok(f"{user}: no superuser, sees what it must")
 
 
-def _tables(
-    user: str, purpose: Purpose, session: Session, wanted: Sequence[str]
-) -> Iterator[Finding]:
+def _tables(user: str, purpose: Purpose, session: Session) -> Iterator[Finding]:
     writing = purpose is Purpose.WRITE
-    by_name = {each.table: each for each in session.rights}
-    by_name |= {each.table.removeprefix("public."): each for each in session.rights}
-    for name in wanted:
-        if name not in by_name:
+    wanted = session.wanted
+    for name, rights in wanted.items():
+        if rights is None:
             yield problem(
                 f"the table {name} does not exist in this database",
                 "create it, or correct --table and PGROUTE_DATABASE",
             )
-    looked_at = [by_name[name] for name in wanted if name in by_name] or (
-        [] if wanted else list(session.rights)
-    )
+    looked_at = [each for each in (wanted.values() if wanted else session.rights) if each]
     lacking = [each for each in looked_at if each.missing(writing=writing)]
     verb = "write to" if writing else "read"
     if not looked_at:
@@ -71,7 +66,9 @@ def _tables(
             yield ok(f"{user}: there is no table to {verb}")
         return
     if not lacking:
-        yield ok(f"{user} may {verb} all {len(looked_at)} tables")
+        partly = writing and not all(each.writable for each in looked_at)
+        more = ", as far as they take writes" if partly else ""
+        yield ok(f"{user} may {verb} all {len(looked_at)} tables{more}")
         return
     judge = problem if wanted or len(lacking) == len(looked_at) else warning
     count = f"{len(lacking)} of {len(looked_at)} tables"
