@@ -384,6 +384,37 @@ def test_estimates_are_unknown_until_the_table_is_analysed(connection: Connectio
     assert "rows (estimated)" in found.text()
 
 
+def test_rows_are_counted_by_whoever_may_read_the_table(
+    schema: Servers, connection: Connection
+) -> None:
+    """What is granted on a table is not granted on its partitions, and need not be."""
+    schema.sql("pg1", "revoke all on part.untouched_h1 from app_rw", database="app")
+    rows = [(UUID(int=number),) for number in range(100)]
+    with connection.transaction(force_rollback=True), connection.cursor() as cursor:
+        cursor.executemany("insert into part.untouched values (%s)", rows)
+        partitions = Partitions.read(connection, "part.untouched")
+        found = skew(connection, partitions, exact=True)
+    assert sum(at.rows or 0 for at in found.leaves) == 100
+    assert all(at.rows for at in found.leaves)
+    none = skew(connection, partitions, exact=True)
+    assert {at.rows for at in none.leaves} == {0}
+
+
+def test_a_table_in_a_schema_that_may_not_be_used_is_not_listed(
+    schema: Servers, connection: Connection
+) -> None:
+    schema.sql(
+        "pg1",
+        "create schema hidden; create table hidden.t (k int) partition by hash (k); "
+        "grant select on hidden.t to app_rw",
+        database="app",
+    )
+    try:
+        assert "hidden.t" not in tables(connection)
+    finally:
+        schema.sql("pg1", "drop schema hidden cascade", database="app")
+
+
 def test_the_partitioned_tables_are_listed(connection: Connection) -> None:
     assert {"tbl_users", "sales", "part.levels"} <= set(tables(connection))
     assert "part.levels_y1" not in tables(connection)

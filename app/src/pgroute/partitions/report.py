@@ -16,7 +16,7 @@ _TABLES = """
 select c.oid::regclass::text
 from pg_class as c
 where c.relkind = 'p' and not c.relispartition
-  and has_table_privilege(c.oid, 'select')
+  and has_schema_privilege(c.relnamespace, 'usage') and has_table_privilege(c.oid, 'select')
 order by 1
 """
 
