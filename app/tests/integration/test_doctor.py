@@ -578,6 +578,12 @@ def test_a_limit_of_the_role_that_pgroute_overrides(servers: Servers) -> None:
     assert "PGROUTE_STATEMENT_TIMEOUT_SECONDS=5 " in finding.advice
 
 
+def test_a_setting_that_the_server_writes_in_another_way(servers: Servers) -> None:
+    for zone in ("utc", "europe/berlin", "+02"):
+        findings = diagnose(servers.settings(time_zone=zone, search_path="public,app"))
+        assert the(findings, "settings").verdict is Verdict.OK, zone
+
+
 _SERIALIZABLE = "default_transaction_isolation = 'serializable'"
 _LOWER = "default_transaction_isolation = 'repeatable read', then connect anew"
 

@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -183,8 +183,8 @@ def ask_session(
     """What the connection is and may do, also with each of these tables."""
     asked = settings.session(read_only=purpose is Purpose.READ)
     found = one(connection, _SESSION)
+    effective = _effective(connection, asked)
     with connection.cursor(row_factory=tuple_row) as cursor:
-        effective: dict[str, str] = dict(cursor.execute(_EFFECTIVE, (list(asked),)).fetchall())
         own = [(*row[0].split("=", 1), Origin(row[1])) for row in cursor.execute(_OWN)]
     rights = connection.execute(_RIGHTS).fetchall()
     return Session(
@@ -236,6 +236,20 @@ def _compare_clocks(
             best = Clock(told["now"] - (before + half), half)
     assert best is not None  # noqa: S101 - there is more than one round
     return best
+
+
+def _effective(connection: Connection, asked: Mapping[str, str]) -> dict[str, str]:
+    """The settings in effect; one that is just written in another way is told as it was asked."""
+    names = (list(asked),)
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        effective: dict[str, str] = dict(cursor.execute(_EFFECTIVE, names).fetchall())
+        with connection.transaction(force_rollback=True):
+            for name in effective:
+                cursor.execute("select set_config(%s, %s, true)", (name, asked[name]))
+            wanted: dict[str, str] = dict(cursor.execute(_EFFECTIVE, names).fetchall())
+    return {
+        name: asked[name] if value == wanted[name] else value for name, value in effective.items()
+    }
 
 
 def _rights_to(connection: Connection, name: str) -> Rights | None:
