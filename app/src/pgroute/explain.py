@@ -38,10 +38,15 @@ _SCANS = {"Seq Scan", "Index Scan", "Index Only Scan", "Bitmap Heap Scan", "Samp
 _NAME = r'((?:"(?:[^"]|"")+"|[^\s"().])+)'
 _RELATION = re.compile(rf"\({_NAME}\.{_NAME}[ )]")
 
-# All leaves of the tables that the plan reads or the statement names.
+# All leaves of the tables that the plan reads or the statement names. What is read may lie in
+# schemas that the user may not use, where to_regclass() fails.
 _LEAVES = """
 with named (id) as (
     select to_regclass(name) from unnest(%s::text[]) as name
+    union
+    select c.oid from unnest(%s::text[], %s::text[]) as scanned (schema, name)
+    join pg_namespace n on n.nspname = scanned.schema
+    join pg_class c on c.relnamespace = n.oid and c.relname = scanned.name
 ),
 roots (id) as (
     select distinct coalesce(pg_partition_root(id), id) from named where id is not null
@@ -180,7 +185,9 @@ def explaining(
     rows = yield (f"explain (verbose, {options}) {sql}", params)
     plan = _plan(rows)
     scans = tuple(_scans(plan["Plan"]))
-    leaves = yield (_LEAVES, ([*named, *sorted({_quoted(*scan.relation) for scan in scans})],))
+    scanned = sorted({scan.relation for scan in scans})
+    schemas, names = [schema for schema, _ in scanned], [name for _, name in scanned]
+    leaves = yield (_LEAVES, (named, schemas, names))
     return _explained(sql, node, decision, plan, scans, leaves, big_bytes)
 
 
@@ -199,14 +206,11 @@ def _names_in_one_statement(sql: str) -> list[str]:
         raise NotExplained("give the statement without EXPLAIN")
     references = References()
     read(found[0], references)
-    return sorted(_quoted_name(name) for name in references.relations)
+    return sorted(_quoted(name) for name in references.relations)
 
 
-def _quoted_name(name: Name) -> str:
-    return _quoted(*([name] if isinstance(name, str) else name))
-
-
-def _quoted(*parts: str) -> str:
+def _quoted(name: Name) -> str:
+    parts = [name] if isinstance(name, str) else name
     return ".".join('"' + part.replace('"', '""') + '"' for part in parts)
 
 

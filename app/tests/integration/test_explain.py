@@ -38,6 +38,13 @@ create foreign table places_there partition of places for values in (2) server e
 create foreign table places_far partition of places for values in (3) server elsewhere;
 create function seen() returns int volatile language sql as $$ select pg_advisory_lock(4); select 1 $$;
 grant select on all tables in schema public to app_ro;
+create schema hidden;
+create table spread (id int) partition by list (id);
+create table spread_1 partition of spread for values in (1);
+create table hidden.spread_2 partition of spread for values in (2);
+create view hidden.below as select * from spread;
+create view above as select * from hidden.below;
+grant select on spread, above to app_ro;
 analyze notes;
 """  # noqa: E501
 
@@ -114,6 +121,14 @@ def test_all_leaves_may_be_pruned(explained: Explain) -> None:
 def test_a_leaf_is_shown_with_its_root(explained: Explain) -> None:
     (table,) = explained("select * from notes_high_0").tables
     assert (table.table, table.scanned) == ("notes", ("notes_high_0",))
+
+
+@pytest.mark.parametrize("table", ["spread", "above"])
+def test_a_leaf_may_lie_in_a_schema_that_the_user_may_not_use(
+    explained: Explain, table: str
+) -> None:
+    (found,) = explained(f"select * from {table} where id = 2").tables
+    assert (found.scanned, found.pruned) == (("hidden.spread_2",), ("spread_1",))
 
 
 @pytest.mark.parametrize(

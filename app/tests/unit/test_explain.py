@@ -139,7 +139,7 @@ def test_the_statement_is_only_planned() -> None:
     sql, params = server.asked[0]
     assert sql == "explain (verbose, format json) select * from events where a = %s"
     assert params == [1]
-    assert server.asked[1][1] == (['"events"', '"public"."e1"'],)
+    assert server.asked[1][1] == (['"events"'], ["public"], ["e1"])
 
 
 def test_analyze_runs_what_is_known_to_be_harmless() -> None:
