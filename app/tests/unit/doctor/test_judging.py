@@ -123,7 +123,9 @@ def test_a_refused_password_names_the_passfile(words: str) -> None:
         assert [each.verdict for each in found if each.node == "pg2"] == [PROBLEM] * 2
         return next(each.says for each in found if each.node == "pg2")
 
-    assert says(3) == "app_ro: the server refused the password in line 3 of /srv/app/.pgpass"
+    in_line = "app_ro: the server refused the password in line 3 of /srv/app/.pgpass"
+    empty = "app_ro has no password: line 3 of /srv/app/.pgpass fits and has an empty one"
+    assert says(3) == (in_line if "failed" in words else empty)
     assert "no line of /srv/app/.pgpass fits pg2:5432:app:app_ro" in says(None)
     assert says(3, password_variable=True).endswith("refused the password of PGPASSWORD")
 
@@ -297,6 +299,12 @@ def test_a_certificate_that_cannot_be_read_is_a_warning() -> None:
     unread = facts(node("pg1", tls=Tls(True, failure="EE key too small")))
     assert troubles(unread) == [(WARNING, "certificate", "pg1")]
     assert troubles(facts(node("pg1", tls=Tls(None, failure="timed out")))) == []
+
+
+def test_what_to_type_to_see_a_certificate() -> None:
+    here = Node("pg1", "fd00::1", 5432)
+    unread = facts(node("pg1", node=here, tls=Tls(True, failure="EE key too small")))
+    assert findings(unread, "certificate")[0].advice.endswith(" -connect [fd00::1]:5432")
 
 
 def test_certificates_by_their_dates() -> None:

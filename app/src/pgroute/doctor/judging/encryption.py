@@ -59,10 +59,11 @@ def judge_certificates(facts: Facts, limits: Limits) -> Iterator[Finding]:
         if node.tls.certificate is not None:
             yield from _certificate(facts, limits, node, node.tls.certificate)
         elif node.tls.offered and node.tls.failure is not None:
+            host = f"[{node.node.host}]" if ":" in node.node.host else node.node.host
             yield warning(
                 f"its certificate could not be read: {node.tls.failure}",
-                "look at it with: openssl s_client -starttls postgres -connect "
-                f"{node.node.host}:{node.node.port}",
+                f"look at it with: openssl s_client -starttls postgres -connect {host}:"
+                f"{node.node.port}",
                 node=node.name,
             )
 

@@ -117,6 +117,13 @@ def _wrong_password(facts: Facts, node: NodeFacts, login: Login) -> Finding:
             f"add a line {line}:<password> to {path} (* stands for any host, port or database)",
             node=node.name,
         )
+    if "no password supplied" in (login.failure or ""):
+        number = login.passfile_line
+        return problem(
+            f"{login.user} has no password: line {number} of {path} fits and has an empty one",
+            "complete that line: of all lines that fit libpq takes the first",
+            node=node.name,
+        )
     again = f"\\password {identifier(login.user)}"
     return problem(
         f"{login.user}: the server refused the password in line {login.passfile_line} of {path}",
