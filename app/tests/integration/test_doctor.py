@@ -578,6 +578,20 @@ def test_a_limit_of_the_role_that_pgroute_overrides(servers: Servers) -> None:
     assert "PGROUTE_STATEMENT_TIMEOUT_SECONDS=5 " in finding.advice
 
 
+def test_a_limit_of_the_database_that_pgroute_overrides(servers: Servers) -> None:
+    with sql(
+        servers,
+        "alter database app set lock_timeout = '3s'; alter role all set statement_timeout = '9s'",
+        "alter database app reset lock_timeout; alter role all reset statement_timeout",
+    ):
+        findings = diagnose(servers.settings(lock_timeout_seconds=4))
+    says = dict.fromkeys(found.says for found in findings if found.check == "settings")
+    assert list(says) == [
+        "ALTER ROLE ALL has statement_timeout = 9s, and pgroute sets 60 s over it",
+        "the database app has lock_timeout = 3s, and pgroute sets 4 s over it",
+    ]
+
+
 def test_a_setting_that_the_server_writes_in_another_way(servers: Servers) -> None:
     for zone in ("utc", "europe/berlin", "+02"):
         findings = diagnose(servers.settings(time_zone=zone, search_path="public,app"))

@@ -117,7 +117,8 @@ class Session:
     connection_limit: int = -1  # of the role; -1: none
     sees_statistics: bool = True
     effective: Mapping[str, str] = field(default_factory=dict)  # server settings, in base units
-    own: Mapping[str, str] = field(default_factory=dict)  # the role's, as ALTER ROLE wrote them
+    own: Mapping[str, str] = field(default_factory=dict)  # as ALTER ROLE or DATABASE wrote them
+    origins: Mapping[str, Origin] = field(default_factory=dict)  # where these were set
     isolation: str = "read committed"  # of a transaction that does not say which
     isolation_origin: Origin = Origin.SERVER
     rights: tuple[Rights, ...] = ()  # to all tables, without partitions and what extensions made

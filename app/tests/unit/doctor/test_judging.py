@@ -590,7 +590,8 @@ def test_settings_in_words() -> None:
 
 def test_tighter_limits_of_a_role_are_told_once() -> None:
     own = {"statement_timeout": "5s", "lock_timeout": "1s"}
-    tight = [node(name, logins=logins(own=own)) for name in ("pg1", "pg2", "pg3")]
+    role = dict.fromkeys(own, Origin.ROLE)
+    tight = [node(name, logins=logins(own=own, origins=role)) for name in ("pg1", "pg2", "pg3")]
     found = findings(facts(*tight), "settings")
     assert [each.says for each in found] == [
         f"the role {user} has statement_timeout = 5s, and pgroute sets 60 s over it"
@@ -598,8 +599,13 @@ def test_tighter_limits_of_a_role_are_told_once() -> None:
     ]
     assert {each.verdict for each in found} == {WARNING}
     assert found[0].advice.startswith("set PGROUTE_STATEMENT_TIMEOUT_SECONDS=5 if")
+    database = logins(own=own, origins={"statement_timeout": Origin.DATABASE})
+    assert findings(facts(node("pg1", logins=database)), "settings")[0].says == (
+        "the database app has statement_timeout = 5s, and pgroute sets 60 s over it"
+    )
     for enough in ("60s", "2min", "0"):
-        assert troubles(facts(node("pg1", logins=logins(own={"statement_timeout": enough})))) == []
+        wide = logins(own={"statement_timeout": enough}, origins=role)
+        assert troubles(facts(node("pg1", logins=wide))) == []
 
 
 def test_reads_at_a_level_that_no_standby_has() -> None:

@@ -186,6 +186,7 @@ def ask_session(
     effective = _effective(connection, asked)
     with connection.cursor(row_factory=tuple_row) as cursor:
         own = [(*row[0].split("=", 1), Origin(row[1])) for row in cursor.execute(_OWN)]
+    origins = {name: origin for name, _, origin in own}
     rights = connection.execute(_RIGHTS).fetchall()
     return Session(
         encrypted=connection.pgconn.ssl_in_use,
@@ -199,8 +200,9 @@ def ask_session(
         sees_statistics=found["sees_statistics"],
         effective=effective,
         own={name: value for name, value, _ in own},
+        origins=origins,
         isolation=found["isolation"],
-        isolation_origin={name: origin for name, _, origin in own}.get(_ISOLATION, Origin.SERVER),
+        isolation_origin=origins.get(_ISOLATION, Origin.SERVER),
         rights=tuple(Rights(**row) for row in rights),
         wanted={name: _rights_to(connection, name) for name in tables},
     )

@@ -55,10 +55,11 @@ def _overridden(facts: Facts, purpose: Purpose, session: Session) -> Iterator[Fi
     for name in _TIMEOUTS:
         own = milliseconds(session.own.get(name, ""))
         if own and name in asked and own < int(asked[name]):
+            owner = _owner(facts, user, session.origins[name])
             yield warning(
-                f"the role {user} has {name} = {session.own[name]}, and pgroute sets "
+                f"{owner} has {name} = {session.own[name]}, and pgroute sets "
                 f"{int(asked[name]) / 1000:g} s over it",
-                f"set PGROUTE_{name.upper()}_SECONDS={own / 1000:g} if the role's is meant",
+                f"set PGROUTE_{name.upper()}_SECONDS={own / 1000:g} if that is meant",
             )
 
 
@@ -99,15 +100,19 @@ def judge_isolation(facts: Facts, _: Limits) -> Iterator[Finding]:
 
 
 def _whence(facts: Facts, session: Session) -> str:
-    user, database = facts.settings.reader, facts.settings.database_name
-    owner = {
+    owner = _owner(facts, facts.settings.reader, session.isolation_origin)
+    return f"{owner} sets default_transaction_isolation = serializable"
+
+
+def _owner(facts: Facts, user: str, origin: Origin) -> str:
+    database = facts.settings.database_name
+    return {
         Origin.SERVER: "the server's configuration",
         Origin.EVERYBODY: "ALTER ROLE ALL",
         Origin.DATABASE: f"the database {database}",
         Origin.ROLE: f"the role {user}",
         Origin.ROLE_IN_DATABASE: f"the role {user} in the database {database}",
-    }[session.isolation_origin]
-    return f"{owner} sets default_transaction_isolation = serializable"
+    }[origin]
 
 
 def _lower(facts: Facts, session: Session) -> str:
