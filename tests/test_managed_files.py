@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from helpers.repository import ROOT
 MODULE = ROOT / "plugins/modules/managed_files.py"
 
 
-def write(path: Path, content: str, *, validate: str) -> dict[str, Any]:
+def write(
+    path: Path, content: str, *, validate: str = "", unit: str = "", environment: dict[str, str] | None = None,
+) -> dict[str, Any]:
     """What the module answers when it is run as Ansible runs it."""
     file = {"path": str(path), "content": content, "mode": "0600", "validate": validate,
             "owner": getpass.getuser(), "group": grp.getgrgid(os.getgid()).gr_name}
@@ -23,8 +26,8 @@ def write(path: Path, content: str, *, validate: str) -> dict[str, Any]:
         "with patch_module_args(json.loads(sys.argv[2])):\n"
         "    runpy.run_path(sys.argv[1], run_name='__main__')\n"
     )
-    done = subprocess.run([sys.executable, "-c", program, str(MODULE), json.dumps({"files": [file]})],
-                          capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", program, str(MODULE), json.dumps({"files": [file], "unit": unit})],
+                          capture_output=True, text=True, check=False, env={**os.environ, **(environment or {})})
     return dict(json.loads(done.stdout))
 
 
@@ -42,3 +45,36 @@ def test_a_refused_file_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> N
     assert answer["failed"]
     assert "stays as it is: grep refuses" in answer["msg"]
     assert {one.name: one.read_text() for one in tmp_path.iterdir()} == {"settings": "old"}
+
+
+def systemd(directory: Path, *, state: str, started: float) -> dict[str, str]:
+    """An environment with a systemctl that tells of a unit that was started so many seconds ago."""
+    program = directory / "bin" / "systemctl"
+    program.parent.mkdir()
+    monotonic = int((time.monotonic() - started) * 1e6)
+    program.write_text(f"#!/bin/sh\necho ActiveEnterTimestampMonotonic={monotonic}\necho ActiveState={state}\n")
+    program.chmod(0o755)
+    return {"PATH": f"{program.parent}:{os.environ['PATH']}"}
+
+
+def test_what_an_interrupted_run_wrote_is_told_until_its_unit_is_restarted(tmp_path: Path) -> None:
+    path = tmp_path / "settings"
+    path.write_text("new")
+    path.chmod(0o600)
+    minutes = systemd(tmp_path, state="active", started=60)
+    answer = write(path, "new", unit="some.service", environment=minutes)
+    assert (answer["changed"], answer["unread_paths"]) == (False, [str(path)])
+    os.utime(path, (time.time() - 120,) * 2)
+    answer = write(path, "new", unit="some.service", environment=minutes)
+    assert (answer["changed"], answer["unread_paths"]) == (False, [])
+    answer = write(path, "newer", unit="some.service", environment=minutes)
+    assert (answer["changed"], answer["unread_paths"]) == (True, [str(path)])
+
+
+def test_a_unit_that_does_not_run_has_nothing_to_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "settings"
+    path.write_text("new")
+    path.chmod(0o600)
+    stopped = systemd(tmp_path, state="inactive", started=60)
+    assert write(path, "new", unit="some.service", environment=stopped)["unread_paths"] == []
+    assert write(path, "new")["unread_paths"] == []

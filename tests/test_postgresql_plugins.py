@@ -21,6 +21,7 @@ capacity = load_module("host_capacity")
 directory = load_module("postgresql_data_directory")
 configuration = load_module("postgresql_configuration", "postgresql_connection")
 slots = load_module("postgresql_slots", "postgresql_connection")
+restart = load_module("postgresql_restart", "postgresql_connection")
 streaming = load_module("postgresql_streaming", "postgresql_connection")
 roles = load_module("postgresql_roles", "postgresql_connection", "scram")
 privileges = load_module("postgresql_privileges", "postgresql_connection")
@@ -205,6 +206,20 @@ def test_memory_of_the_host_is_read_in_bytes() -> None:
     assert capacity.host_memory("MemTotal:       1024 kB\nMemFree: 1 kB\n") == 1048576
 
 
+@pytest.mark.parametrize(("size", "planned"), [
+    (2 * 2**30, 2 * 2**30), (512 * 2**20, 512 * 2**20), (16_384_000_000, 15 * 2**30), (5, 5),
+])
+def test_some_megabytes_of_memory_more_or_less_change_nothing(size: int, planned: int) -> None:
+    assert capacity.steady(size) == planned
+    if planned < size:
+        assert capacity.steady(size - 20 * 2**20) == planned
+
+
+def test_a_server_without_replicas_waits_for_none() -> None:
+    assert "unnest(%(names)s::text[])" in restart.NOT_FOLLOWING  # an empty list has no type of its own
+
+
+
 # Data directories
 
 @pytest.mark.parametrize(("names", "valid", "state"), [
@@ -289,6 +304,18 @@ def test_a_role_as_described_is_left_alone() -> None:
 def test_a_role_that_differs_is_made_as_described(differences: dict[str, object], statement: str) -> None:
     (done,) = statements(WANTED, present(**differences), {})
     assert statement in done
+
+
+@pytest.mark.parametrize("stored", [[], ["search_path=app"], ['search_path="app, public"']])
+def test_a_list_of_schemas_is_set_as_a_list(stored: list[str]) -> None:
+    wanted = {**WANTED, "settings": {"search_path": '"$user", public'}}
+    (done,) = statements(wanted, present(settings=stored), {})
+    assert done == """ALTER ROLE "r" SET "search_path" = '$user', 'public'"""
+
+
+def test_a_list_as_the_server_stores_it_is_left_alone() -> None:
+    wanted = {**WANTED, "settings": {"search_path": "$user,public"}}
+    assert statements(wanted, present(settings=['search_path="$user", public']), {}) == []
 
 
 def test_a_missing_role_is_made_with_all_it_has() -> None:

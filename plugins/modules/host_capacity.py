@@ -13,6 +13,8 @@ module: host_capacity
 short_description: Memory and disk that a server on this host may plan with
 description:
   - Memory is the host's, or the limit of the container it runs in (cgroup v1 or v2), whichever is smaller.
+  - It is rounded down by up to a sixteenth, because a host's own figure changes by some MB with its kernel, and what
+    is decided by it should not.
   - Disk is the size of the file system that holds a path, or will hold it.
 options:
   path:
@@ -82,6 +84,12 @@ def smallest_limit(values: Iterable[str]) -> int | None:
     return min(numbers) if numbers else None
 
 
+def steady(size: int) -> int:
+    """A size rounded down to a sixteenth of its greatest power of two."""
+    step = max(1, 1 << size.bit_length() - 1 >> 4)
+    return size // step * step
+
+
 def disk_size(path: str) -> int:
     while not os.path.exists(path):
         path = os.path.dirname(path)
@@ -98,7 +106,7 @@ def main() -> None:
     limit = smallest_limit(read(name) for name in limit_files(read("/proc/1/cgroup")))
     module.exit_json(
         changed=False,
-        memory_bytes=memory if limit is None else min(memory, limit),
+        memory_bytes=steady(memory if limit is None else min(memory, limit)),
         disk_bytes=disk_size(module.params["path"]),
     )
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shlex
 import tempfile
+import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -29,6 +30,10 @@ options:
     type: list
     elements: dict
     default: []
+  unit:
+    description: A systemd unit that reads the files when it starts.
+    type: str
+    default: ""
 author:
   - pgfleet
 """
@@ -36,6 +41,13 @@ author:
 RETURN = r"""
 changed_paths:
   description: What was written, or would be in check mode.
+  returned: always
+  type: list
+  elements: str
+unread_paths:
+  description: >-
+    Files that were written after the unit was started, by this run or by one that was interrupted before it could
+    restart it; empty while the unit does not run.
   returned: always
   type: list
   elements: str
@@ -109,6 +121,25 @@ def write_file(module: AnsibleModule, item: dict[str, Any], diffs: list[dict[str
     return bool(module.set_fs_attributes_if_different(attributes(item), differs))
 
 
+def started_at(module: AnsibleModule, unit: str) -> float | None:
+    """When a running unit was started, in seconds since the epoch; None when it does not run."""
+    _, output, _ = module.run_command(["systemctl", "show", "--property=ActiveState,ActiveEnterTimestampMonotonic", unit])
+    told = dict(line.split("=", 1) for line in output.splitlines() if "=" in line)
+    if told.get("ActiveState") != "active":
+        return None
+    return time.time() - time.monotonic() + int(told["ActiveEnterTimestampMonotonic"]) / 1e6
+
+
+def unread(module: AnsibleModule, changed: list[str]) -> list[str]:
+    started = started_at(module, module.params["unit"]) if module.params["unit"] else None
+    if started is None:
+        return []
+    return [
+        item["path"] for item in module.params["files"]
+        if item["path"] in changed or (os.path.exists(item["path"]) and os.path.getmtime(item["path"]) > started)
+    ]
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -116,6 +147,7 @@ def main() -> None:
             "files": {"type": "list", "elements": "dict", "default": [],
                       "options": {**ATTRIBUTES, "content": {"type": "str", "required": True},
                                   "validate": {"type": "str", "default": ""}}},
+            "unit": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
@@ -123,7 +155,7 @@ def main() -> None:
     missing = {item["path"] for item in module.params["directories"] + module.params["files"] if not os.path.exists(item["path"])}
     changed = [item["path"] for item in module.params["directories"] if make_directory(module, item)]
     changed += [item["path"] for item in module.params["files"] if write_file(module, item, diffs)]
-    module.exit_json(changed=bool(changed), changed_paths=changed,
+    module.exit_json(changed=bool(changed), changed_paths=changed, unread_paths=unread(module, changed),
                      created_paths=sorted(missing), diff=diffs)
 
 

@@ -50,7 +50,7 @@ still_pending:
 """
 
 NOT_FOLLOWING = """
-select name from unnest(%(names)s) as name
+select name from unnest(%(names)s::text[]) as name
 where not exists (
   select from pg_stat_replication r
   where r.application_name = name and r.state = 'streaming' and r.replay_lsn >= %(lsn)s::pg_lsn)

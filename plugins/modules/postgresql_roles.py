@@ -71,11 +71,24 @@ from pg_authid r where r.rolname = any(%(names)s)
 DEFAULTS = {"login": False, "replication": False, "connection_limit": -1, "member_of": [], "settings": {}}
 
 
+# Settings that are lists of names: one string with a comma in it would be one strange name.
+LISTS = ("local_preload_libraries", "search_path", "session_preload_libraries", "temp_tablespaces")
+
+
 def attributes(role: dict[str, Any]) -> str:
     login = "LOGIN" if role["login"] else "NOLOGIN"
     replication = "REPLICATION" if role["replication"] else "NOREPLICATION"
     limit = f"CONNECTION LIMIT {role['connection_limit']}"
     return f"{login} {replication} {limit} NOSUPERUSER NOCREATEROLE NOCREATEDB NOBYPASSRLS INHERIT"
+
+
+def whole(value: str) -> list[str]:
+    return [value]
+
+
+def elements(value: str) -> list[str]:
+    """The names in a list, which the server stores in quotes where they need them."""
+    return [element.strip().strip('"') for element in value.split(",")]
 
 
 def plan(
@@ -115,10 +128,11 @@ def plan(
 
         settings = dict(line.split("=", 1) for line in now["settings"])
         for key, value in sorted(role["settings"].items()):
-            if settings.get(key) != str(value):
+            split = elements if key in LISTS else whole
+            if key not in settings or split(settings[key]) != split(str(value)):
+                wanted = ", ".join(literal(element) for element in split(str(value)))
                 steps.append(
-                    (f"ALTER ROLE {quote(name)} SET {quote(key)} = {literal(value)}",
-                     described + f"{key} = {value}")
+                    (f"ALTER ROLE {quote(name)} SET {quote(key)} = {wanted}", described + f"{key} = {value}")
                 )
         steps += [
             (f"ALTER ROLE {quote(name)} RESET {quote(key)}", described + f"{key} reset")

@@ -88,10 +88,10 @@ def test_nodes_on_one_host_are_named_by_their_ports() -> None:
         ("host=a user=u dbname=d target_session_attrs=primary", "target_session_attrs"),
         ("host=a user=u dbname=d hostaddr=127.0.0.1", "the DSN sets hostaddr"),
         ("postgresql://[", "the DSN cannot be read"),
-        ("postgresql://app:se%zzcret@h/db", "the DSN cannot be read: invalid percent-encoded"),
+        ("postgresql://app:s%zz@h/db", "the DSN cannot be read: invalid percent-encoded"),
         ("postgresql://app:a secret@h/db", "the DSN cannot be read: "),
         ("host=a dbname=b user=c password=hunter2 secret", "the DSN cannot be read: missing"),
-        ("postgresql://app:p/secret@h/db", "a port in the DSN is no number"),
+        ("postgresql://app:p/zz@h/db", "a port in the DSN is no number"),
     ],
 )
 def test_bad_dsn_gets_a_sentence_without_its_password(dsn: str, sentence: str) -> None:
@@ -99,7 +99,7 @@ def test_bad_dsn_gets_a_sentence_without_its_password(dsn: str, sentence: str) -
         Settings.from_dsn(dsn)
     assert sentence in str(raised.value)
     assert "secret" not in str(raised.value)
-    assert "zzcret" not in str(raised.value)
+    assert "zz" not in str(raised.value)
 
 
 def test_the_name_of_the_connections_is_the_settings_then_the_dsns() -> None:
