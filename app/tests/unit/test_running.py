@@ -154,6 +154,41 @@ def test_a_read_that_the_server_knows_for_a_write_goes_to_the_primary_once_for_a
     assert router.noted.routes[-1][2] is Reason.STATEMENT
 
 
+def without_retries(router: Staged) -> None:
+    while router.retry_budget.try_take(0):
+        pass
+
+
+def test_what_a_replica_refuses_needs_no_budget_to_be_run_where_it_belongs() -> None:
+    router = Router(ALL_WELL, retry_share=0)
+    without_retries(router)
+    fail(router, errors.ReadOnlySqlTransaction)
+    assert router.execute(READ).node == "pg1"
+    assert router.statements.route(READ) is Lane.PRIMARY
+
+
+def test_what_a_replica_refuses_too_late_to_run_again_is_remembered() -> None:
+    router = Router(ALL_WELL)
+
+    def late(_: Connection) -> Exception:
+        router.time.sleep(2)
+        return errors.ReadOnlySqlTransaction("refused")
+
+    fail(router, late)
+    with pytest.raises(errors.ReadOnlySqlTransaction):
+        router.execute(READ, timeout=1)
+    assert router.statements.route(READ) is Lane.PRIMARY
+    assert len(router.noted.misroutes) == 1
+
+
+def test_a_stale_plan_needs_no_budget() -> None:
+    router = Router(ALL_WELL, retry_share=0)
+    without_retries(router)
+    stale = errors.FeatureNotSupported("cached plan must not change result type")
+    router.connection("pg1", writes=True).answers.append(stale)
+    assert router.execute(WRITE).node == "pg1"
+
+
 @pytest.mark.parametrize(
     "error", [errors.UndefinedTable, errors.QueryCanceled, errors.InsufficientPrivilege]
 )

@@ -22,6 +22,10 @@ from pgroute.routing.leasing import lease_primary, lease_read
 from pgroute.routing.probe import one_line
 
 _ELSEWHERE = (Action.REDISCOVER, Action.REDISCOVER_ONCE, Action.RETRY, Action.RERUN)
+_NO_LOAD = (
+    Action.PRIMARY_AND_REMEMBER,
+    Action.DEALLOCATE,
+)  # once, after an attempt that did nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +60,14 @@ def execute(router: Base, statement: Statement, failure: Failure | None = None) 
     prepare: bool | None = None
     while True:
         if failure is not None:
+            if statement.reads and failure.what is Trouble.READ_ONLY:
+                router.statements.remember_write(statement.sql)
+                router.observer.misrouted(failure.node, statement.sql)
             work = Work.READ if statement.reads else Work.WRITE
             action = effort.next(failure, work, idempotent=statement.idempotent)
             if action is Action.RAISE:
                 raise _final(failure, statement)
             if action is Action.PRIMARY_AND_REMEMBER:
-                router.statements.remember_write(statement.sql)
-                router.observer.misrouted(failure.node, statement.sql)
                 statement = replace(statement, reads=False)
             elif action is Action.NEXT_NODE:
                 avoid |= {failure.node}
@@ -124,7 +129,7 @@ class _Effort:
         router = self._router
         if router.clock() >= self._until:
             return Action.RAISE
-        if not router.retry_budget.try_take(self._requests):
+        if action not in _NO_LOAD and not router.retry_budget.try_take(self._requests):
             return Action.RAISE
         state = getattr(failure.error, "sqlstate", None)
         router.observer.retried(failure.node, str(action), state)
