@@ -14,6 +14,8 @@ import string
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pgroute.statements.syntax import SESSION_WORDS
+
 
 class Unsure(Exception):
     """The text cannot be understood with certainty; the message says why."""
@@ -40,7 +42,7 @@ class Token:
 
 
 _NAME = r"[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_$\x80-\U0010ffff]*"
-_PLACEHOLDER = r"%(?:\([\w .-]+\))?[sbt]"
+_PLACEHOLDER = r"%(?:\(\w+\))?[sbt]"
 _TOKEN = re.compile(
     rf"""
     (?P<space>[ \t\n\r\f\v]+|--[^\n\r]*)
@@ -62,10 +64,12 @@ _TOKEN = re.compile(
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
 _COMMENT_IN_OPERATOR = re.compile(r"--|/\*")
 _STARTS_PLACEHOLDER = re.compile(_PLACEHOLDER)
-_NAMED_PLACEHOLDER = re.compile(r"%\(([^)]*)\)")
-_PLAIN_PLACEHOLDER = re.compile(r"[\w .-]+")
+_PERCENT_PAIR = re.compile(r"%(?:\(([^)]*)\))?.", re.DOTALL)
+_PLAIN_PLACEHOLDER = re.compile(r"\w+")
 _NAME_PART = re.compile(r"[A-Za-z0-9_$\x80-\U0010ffff]")
 _RUN = re.compile(r"[-+*/<>=~!@#%^&|`?]+")
+_LITERALS = {"string", "escaped", "dollar"}  # after a name they are of the type of that name
+_OPERANDS = {*_LITERALS, "name", "quoted", "number", "parameter", "placeholder", ")", "]"}
 _KEEPS_SIGN = re.compile(r"[~!@#%^&|`?]")
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 _LONGEST_NAME = 63  # bytes; the server cuts longer ones
@@ -83,7 +87,7 @@ def tokens(
         raise Unsure("a zero byte")
     if placeholders:
         _refuse_odd_placeholders(sql)
-    at, end, after_escaped = 0, len(sql), False
+    at, end, before = 0, len(sql), ""
     while at < end:
         found = _TOKEN.match(sql, at)
         if found is None:
@@ -97,9 +101,12 @@ def tokens(
             continue
         if kind == "unicode":
             raise Unsure("a U& literal")
-        if after_escaped and kind in {"string", "escaped"}:
+        if before == "escaped" and kind in {"string", "escaped"}:
             raise Unsure("a string continued after E''")
-        after_escaped = kind == "escaped"
+        if before == "placeholder" and (kind in _LITERALS or text in {"(", "."}):
+            raise Unsure("a placeholder that may be an operator and a name")
+        if kind == "parameter" and text[0] == "%":
+            kind = "placeholder" if placeholders else "operator"
         if kind in {"string", "escaped"}:
             if kind == "string" and "\\" in text and not conforming_strings:
                 raise Unsure("a backslash while standard_conforming_strings is off")
@@ -120,24 +127,31 @@ def tokens(
             yield Token(Kind.NUMBER, "")
         elif kind == "mark":
             yield Token(Kind.MARK, text)
-        elif kind == "parameter" and (placeholders or text[0] == "$"):
+        elif kind in {"parameter", "placeholder"}:
             _refuse_glued(sql, at, text)
             if start and _NAME_PART.match(sql, start - 1):
                 raise Unsure("a parameter glued to a name")
+            if before in _OPERANDS and text[2:-2].lower() in SESSION_WORDS:
+                raise Unsure(f"{text} may depend on the session")
             yield Token(Kind.PARAMETER, "")
         else:
             operator = _operator(sql, start, placeholders)
             at = start + len(operator)
             yield Token(Kind.OPERATOR, operator)
+        before = text if text in {")", "]"} else kind
 
 
 def _refuse_odd_placeholders(sql: str) -> None:
-    """psycopg replaces %s and %(name)s wherever they stand, in strings too."""
+    """psycopg replaces %s and %(name)s wherever they stand, in strings too.
+
+    Without parameters it replaces nothing: then they are the operator % and what it is applied to.
+    """
     if "$%" in sql:
         raise Unsure("a dollar before %")
     if "%(" in sql:
-        for name in _NAMED_PLACEHOLDER.findall(sql):
-            if not _PLAIN_PLACEHOLDER.fullmatch(name):
+        for pair in _PERCENT_PAIR.finditer(sql):
+            name = pair.group(1)
+            if name is not None and not _PLAIN_PLACEHOLDER.fullmatch(name):
                 raise Unsure("%( without a plain name")
 
 
@@ -186,8 +200,10 @@ def _operator(sql: str, start: int, placeholders: bool) -> str:
 
 
 def _without_placeholder(sql: str, start: int, run: str) -> str:
-    """``=%s`` is an operator and a parameter."""
-    for offset in range(1, len(run)):
-        if run[offset] == "%" and _STARTS_PLACEHOLDER.match(sql, start + offset):
+    """``=%s`` is an operator and a parameter, ``%%s`` the operator % and a name."""
+    offset = run.find("%")
+    while offset >= 0:
+        if _STARTS_PLACEHOLDER.match(sql, start + offset):
             return run[:offset]
+        offset = run.find("%", offset + 2)  # psycopg goes from the left, two by two
     return run
