@@ -32,7 +32,7 @@ class Catalog:
     types: Mapping[Name, str] = field(default_factory=dict)
     operators: Mapping[str, str] = field(default_factory=dict)
     attributes: Mapping[str, str] = field(default_factory=dict)
-    """Functions of one row that are not harmless: ``row.name`` calls them as well."""
+    """Functions of one argument that are not harmless: ``(7).name`` calls them as well."""
     objection: str = ""
     """What speaks against every statement in this database."""
     conforming_strings: bool = True
@@ -52,7 +52,7 @@ class Catalog:
 
     def _known(self, found: References) -> str:
         """What speaks against a name that is known, wherever in the text it stands."""
-        for name in found.functions:
+        for name in found.functions | found.aliases:
             if self.functions.get(name):
                 return f"function {_spell(name)} {self.functions[name]}"
         for name in found.words:

@@ -22,6 +22,7 @@ class References:
     """The names in a text. ``problem``: why it cannot be harmless, whatever the names mean."""
 
     functions: set[Name] = field(default_factory=set)
+    aliases: set[Name] = field(default_factory=set)  # what looks like t in FROM f() AS t (a, b)
     relations: set[Name] = field(default_factory=set)
     types: set[Name] = field(default_factory=set)
     operators: set[str] = field(default_factory=set)
@@ -39,6 +40,8 @@ class Group:
 
 
 Item = Token | Group
+
+_NO_COLUMN = {Kind.STRING, Kind.PARAMETER, Kind.OPERATOR}
 
 
 def statements(found: Iterable[Token]) -> Iterator[list[Item]]:
@@ -167,7 +170,7 @@ class _Level:
         dotted = _mark(self._items, at - 1) == "."
         if item.kind is Kind.WORD and not dotted:
             self._found.words.add(item.text)
-            if self._keyword(at, item.text):
+            if not self._is_label(at) and self._keyword(at, item.text):
                 return at + 1
         if item.kind in {Kind.WORD, Kind.QUOTED}:
             return self._name(at, dotted)
@@ -190,14 +193,12 @@ class _Level:
 
     def _keyword(self, at: int, text: str) -> bool:
         """Take note of a word with a meaning here; False when it is read as a name."""
-        before = word(self._items, at - 1)
-        if before != "as":
-            self._refuse(at, text)
+        self._refuse(at, text)
         if text == "select" or (text == "with" and self._ctes(at)):
             self._from = self._source = self._alias = False
         elif text == "from":
-            self._from_word(at, before)
-        elif text == "table" and before != "as":
+            self._from_word(at)
+        elif text == "table":
             self._source = True
         elif text == "only" and self._source:
             pass
@@ -206,6 +207,13 @@ class _Level:
         elif text != "as":
             return self._from and self._from_clause(at, text)
         return True
+
+    def _is_label(self, at: int) -> bool:
+        """True after AS, whatever the word says: in ``1 as as`` the second one is a label."""
+        before = at - 1
+        if word(self._items, before) != "as" or _mark(self._items, before - 1) == ".":
+            return False
+        return not self._is_label(before)
 
     def _refuse(self, at: int, text: str) -> None:
         if text in syntax.WRITES and _parentheses(self._items, at + 1) is None:
@@ -219,8 +227,8 @@ class _Level:
         if self._plpgsql and text in syntax.COMMANDS:
             raise Unsure(f"{text.upper()} within a function")
 
-    def _from_word(self, at: int, before: str) -> None:
-        if before == "distinct" and word(self._items, at - 2) in {"is", "not"}:
+    def _from_word(self, at: int) -> None:
+        if word(self._items, at - 1) == "distinct" and word(self._items, at - 2) in {"is", "not"}:
             return
         if self._is_query():
             self._from = self._source = True
@@ -317,7 +325,8 @@ class _Level:
         plain = at == first + 1 and word(self._items, first) != ""
         if at in self._columns or at in self._bodies:
             return
-        if before == "as" or (self._alias and self._from):
+        if self._is_label(first) or (self._alias and self._from):
+            self._found.aliases.add(name)
             self._columns.add(at)
         elif _mark(self._items, first - 1) == "::":
             self._type(first)
@@ -356,7 +365,7 @@ class _Level:
 
     def _group(self, at: int, group: Group) -> None:
         before = word(self._items, at - 1)
-        if at in self._columns or (before == "as" and self._from):
+        if at in self._columns or (self._is_label(at) and self._from):
             self._column_list(group.items)
             self._alias = self._source = False
             return
@@ -375,9 +384,13 @@ class _Level:
         level = _Level(items, self._found, self._scope)
         for at, item in enumerate(items):
             inner = item.items if isinstance(item, Group) else [item]
-            if any(isinstance(i, Group) or i.kind in {Kind.STRING, Kind.PARAMETER} for i in inner):
+            if any(isinstance(i, Group) or i.kind in _NO_COLUMN for i in inner):
                 raise Unsure("more than names and types in a list of columns")
             if _is_name(items, at):
                 self._found.words.add(_text(items, at))
+                if _mark(items, at - 1) == ".":
+                    self._found.attributes.add(_text(items, at))
+                if _parentheses(items, at + 1) is not None:
+                    self._found.aliases.add(_text(items, at))
                 if at == 0 or _mark(items, at - 1) == ",":
                     level._type(at + 1)
