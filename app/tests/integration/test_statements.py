@@ -191,6 +191,16 @@ def test_a_read_only_role_may_read_the_catalogue_on_a_replica() -> None:
         ),
         ("create view late as select 1 as n", "drop view late", "select n from late"),
         ("create type late as enum ('x')", "drop type late", "select 'x'::late"),
+        ("create type late as (a int)", "drop type late", "select null::late"),
+        (
+            "alter type with_locked alter attribute a type int",
+            "alter type with_locked alter attribute a type locked_int",
+            "select null::with_locked",
+        ),
+        ("alter type with_locked drop attribute a",
+         "alter type with_locked add attribute a locked_int", "select null::with_locked"),
+        ("alter table with_odd alter column value type int",
+         "alter table with_odd alter column value type odd", "select * from with_odd"),
         ("alter function unlabelled stable", "alter function unlabelled volatile",
          "select unlabelled(1)"),
         (

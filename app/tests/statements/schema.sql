@@ -6,6 +6,9 @@ create extension citext;
 create extension hstore;
 create extension pgcrypto;
 create extension pg_stat_statements;
+create extension tablefunc;
+create extension unaccent;
+create extension xml2;
 
 create type mood as enum ('sad', 'ok', 'happy');
 create domain percentage as numeric check (value between 0 and 100);
@@ -123,6 +126,14 @@ create function lying_default(x bigint default nextval('numbers')) returns bigin
     language sql return x;
 create function row_lock(users) returns boolean volatile language sql
     as $$ select pg_try_advisory_lock($1.id) $$;
+create function lock_some(x int, y int default 2) returns boolean volatile language sql
+    as $$ select pg_try_advisory_lock(x, y) $$;
+create function lock_many(variadic x int[]) returns boolean volatile language sql
+    as $$ select pg_try_advisory_lock(x[1]) $$;
+create function lock_text(x text) returns boolean volatile language sql
+    as $$ select pg_try_advisory_lock(length(x)) $$;
+create function s(x int) returns int volatile language sql
+    as $$ select pg_advisory_lock(x); select 1 $$;
 create function both_kinds(x int) returns int immutable language sql return x;
 create function both_kinds(x text) returns bigint volatile language sql
     as $$ select nextval('numbers') $$;
@@ -151,6 +162,24 @@ create function tricky_equal(tricky, tricky) returns boolean volatile language s
 create operator = (leftarg = tricky, rightarg = tricky, function = tricky_equal);
 create table with_tricky (id int, value tricky);
 insert into with_tricky values (1, row(1)::tricky);
+create domain odd as int;
+create function odd_equal(odd, odd) returns boolean volatile language sql
+    as $$ select pg_try_advisory_lock($1) $$;
+create operator = (leftarg = odd, rightarg = odd, function = odd_equal);
+create table with_odd (value odd);
+
+create table pairs (a int, b int);
+insert into pairs values (1, 2);
+create function pair_lock(pairs) returns int volatile language sql
+    as $$ select pg_advisory_lock(($1).a); select 1 $$;
+create function pair_equal(pairs, pairs) returns boolean volatile language sql
+    as $$ select pg_try_advisory_lock(($1).a) $$;
+create operator = (leftarg = pairs, rightarg = pairs, function = pair_equal);
+create table spots (a int, b int);
+insert into spots values (1, 2);
+create function spot_point(spots) returns point volatile language sql
+    as $$ select pg_advisory_lock(($1).a); select point(1, 2) $$;
+create cast (spots as point) with function spot_point(spots);
 
 -- Views
 create view adults as select id, name, (profile ->> 'age')::int as age from users

@@ -290,11 +290,11 @@ def answer(**change: Any) -> str:
             "utf8": True,
             "information_schema_in_path": False,
             "builtin_functions": [
-                {"name": "lower", "volatility": 0, "oids": [1]},
-                {"name": "now", "volatility": 1, "oids": [2]},
-                {"name": "current_setting", "volatility": 1, "oids": [3]},
-                {"name": "nextval", "volatility": 2, "oids": [4]},
-                {"name": "random", "volatility": 2, "oids": [5]},
+                {"name": "lower", "volatility": 0, "oids": [1], "takes_one": True},
+                {"name": "now", "volatility": 1, "oids": [2], "takes_one": False},
+                {"name": "current_setting", "volatility": 1, "oids": [3], "takes_one": True},
+                {"name": "nextval", "volatility": 2, "oids": [4], "takes_one": True},
+                {"name": "random", "volatility": 2, "oids": [5], "takes_one": False},
             ],
             "builtin_relations": [
                 {"name": "pg_class", "kind": "r"},
@@ -318,7 +318,7 @@ def function(name: str, body: str, **change: object) -> dict[str, object]:
     return {
         "oid": 20000 + len(name), "schema": "public", "name": name, "volatility": "s",
         "kind": "f", "language": "sql", "body": body, "standard_body": False, "defaults": None,
-        "most_arguments": 0, "least_arguments": 0, "types": [23], "takes_row": None, "parts": [],
+        "takes_one": False, "types": [23], "parts": [],
     } | change  # fmt: skip
 
 
@@ -359,7 +359,10 @@ def test_what_every_server_has(sql: str, expected: Route) -> None:
         ("begin execute 'select 1'; end", {"language": "plpgsql"}, Route.PRIMARY),
         ("begin delete from pg_class; end", {"language": "plpgsql"}, Route.PRIMARY),
         ("begin select 1 into f from missing; end", {"language": "plpgsql"}, Route.PRIMARY),
-        ("", {"language": "c", "body": None}, Route.REPLICA),
+        ("any_symbol", {"language": "c", "volatility": "i"}, Route.REPLICA),
+        ("any_symbol", {"language": "c"}, Route.PRIMARY),  # may run SQL that it is given as text
+        ("similarity_op", {"language": "c"}, Route.REPLICA),
+        ("nextval_oid", {"language": "internal"}, Route.PRIMARY),
         ("", {"kind": "a", "body": "aggregate_dummy", "parts": [1]}, Route.REPLICA),
         ("", {"kind": "a", "body": "aggregate_dummy", "parts": [1, 4]}, Route.PRIMARY),
     ],

@@ -46,10 +46,18 @@ STABLE: Final = _words(
     shobj_description statement_timestamp time timestamp timestamptz timetz timezone to_char
     to_date to_json to_jsonb to_number to_regclass to_regcollation to_regnamespace to_regoper
     to_regoperator to_regproc to_regprocedure to_regrole to_regtype to_timestamp to_tsquery
-    to_tsvector transaction_timestamp ts_headline websearch_to_tsquery
+    to_tsvector transaction_timestamp ts_headline websearch_to_tsquery xml
     """
 )
 """Stable functions that answer from replicated data, the clock or their arguments."""
+
+STABLE_IN_C: Final = _words(
+    """
+    ST_AsGeoJsonRow similarity_op strict_word_similarity_commutator_op strict_word_similarity_op
+    unaccent_dict word_similarity_commutator_op word_similarity_op
+    """
+)
+"""Stable functions of PostGIS, pg_trgm and unaccent, by their symbol in C, that run no SQL."""
 
 VOLATILE: Final = _words(
     """

@@ -19,6 +19,7 @@ from pgroute.statements.references import Name, References, read, read_query, st
 
 Row = Mapping[str, Any]
 
+_READ_LANGUAGES = frozenset({"sql", "plpgsql"})
 _TRUSTED_LANGUAGES = frozenset({"c", "internal"})
 
 Key = tuple[str, int]
@@ -86,6 +87,8 @@ class _Loading:
             _add(self._functions, (name, ("pg_catalog", name)), reason)
             if reason:
                 self._harmful.update(("function", oid) for oid in row["oids"])
+                if row["takes_one"]:
+                    self._attributes[name] = reason
         for row in self._rows("builtin_relations"):
             name = row["name"]
             hidden = row["kind"] == "v" and name not in builtin.VIEWS
@@ -125,7 +128,7 @@ class _Loading:
             elif row["elsewhere"]:
                 reason = "is unlogged or foreign, or has such a partition"
             thing = self._thing("relation", self._relations, row, reason)
-            thing.needs.update(_keys("type", row["types"]))
+            thing.needs.update(_keys("type", [*(row["types"] or ()), row["row_type"]]))
             for text in [*(row["policies"] or ()), *(row["generated"] or ())]:
                 self._read(text, thing.found)
             if row["definition"]:
@@ -139,7 +142,7 @@ class _Loading:
             thing.needs = _keys("type", row["types"]) | _keys("function", row["parts"])
             if row["defaults"]:
                 self._read(f"({row['defaults']})", thing.found)
-            if not thing.reason and row["body"] is not None and row["kind"] != "a":
+            if not thing.reason and row["language"] in _READ_LANGUAGES and row["kind"] != "a":
                 self._body(row, thing.found)
 
     def _body(self, row: Row, found: References) -> None:
@@ -193,8 +196,8 @@ class _Loading:
         )
         for row in self._rows("operators"):
             self._operators.setdefault(row["name"], "")
-        takes_row = {
-            ("function", row["oid"]) for row in self._rows("functions") if _is_attribute(row)
+        takes_one = {
+            ("function", row["oid"]) for row in self._rows("functions") if row["takes_one"]
         }
         changed = True
         while changed:
@@ -203,7 +206,7 @@ class _Loading:
                 if key not in self._harmful and self._harms(thing, so_far):
                     self._harmful.add(key)
                     changed = True
-                    if key in takes_row:
+                    if key in takes_one:
                         self._attributes[str(thing.names[0])] = thing.reason
 
     def _harms(self, thing: _Thing, so_far: Catalog) -> bool:
@@ -256,14 +259,13 @@ def _own_objection(row: Row) -> str:
         return ""  # what counts are the functions that it is made of
     if row["volatility"] == "v":
         return "is volatile"
-    if row["language"] not in _TRUSTED_LANGUAGES | {"sql", "plpgsql"}:
+    if row["language"] in _READ_LANGUAGES:
+        return ""
+    if row["language"] not in _TRUSTED_LANGUAGES:
         return f"is written in {row['language']}"
-    return ""
-
-
-def _is_attribute(row: Row) -> bool:
-    """True when ``row.name`` may call this function: it can be called with one row."""
-    return bool(row["takes_row"]) and row["least_arguments"] <= 1 <= row["most_arguments"]
+    if row["volatility"] == "i" or row["body"] in builtin.STABLE_IN_C:
+        return ""
+    return "is not immutable, and may run SQL that is not seen"
 
 
 def _add(table: dict[Name, str], names: Iterable[Name], reason: str) -> None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from typing import Final
 
-_CHANGES: Final = """
+_KINDS: Final = "('r', 'p', 'v', 'm', 'S', 'f')"
+
+_CHANGES: Final = f"""
 select coalesce(sum(hashint8extended(of.id::int8 << 32 | of.change::text::int8, of.part)), 0)::text
 from (
     select 1, oid, xmin from pg_catalog.pg_proc where oid >= 16384
     union all
     select 2, oid, xmin from pg_catalog.pg_class
-    where oid >= 16384 and relpersistence <> 't' and relkind in ('r', 'p', 'v', 'm', 'S', 'f')
+    where oid >= 16384 and relpersistence <> 't' and (relkind = 'c' or relkind in {_KINDS})
     union all
     select 3, oid, xmin from pg_catalog.pg_rewrite where oid >= 16384
     union all
@@ -37,8 +39,13 @@ from (
     select 11, oid, xmin from pg_catalog.pg_namespace where nspname !~ '^pg_t'
     union all
     select 12, setdatabase, xmin from pg_catalog.pg_db_role_setting
+    union all
+    select 13, attrelid, a.xmin
+    from pg_catalog.pg_attribute a join pg_catalog.pg_class c on c.oid = attrelid
+    where attrelid >= 16384 and attnum > 0 and not attisdropped
+        and relpersistence <> 't' and (relkind = 'c' or atttypid >= 16384 and relkind in {_KINDS})
 ) as of (part, id, change)
-"""
+"""  # noqa: S608 - made of constants
 
 PROBE: Final = _CHANGES.strip()
 """One row with one text, which is another one after any change that matters here."""
@@ -63,7 +70,7 @@ user_functions as (
 ),
 user_relations as (
     select c.*, n.nspname from pg_catalog.pg_class c join schemas n on n.oid = c.relnamespace
-    where c.oid >= 16384 and c.relkind in ('r', 'p', 'v', 'm', 'S', 'f')
+    where c.oid >= 16384 and c.relkind in {_KINDS}
         and c.relpersistence <> 't'
 ),
 user_types as (
@@ -88,10 +95,11 @@ select json_build_object(
             where setting ~ '^search_path=.*information_schema'),
     'builtin_functions', (select json_agg(f) from (
         select proname, max(case provolatile when 'v' then 2 when 's' then 1 else 0 end),
-            array_agg(oid::int8)
+            array_agg(oid::int8), bool_or(provolatile <> 'i' and pronargs > 0
+                and pronargs - pronargdefaults < 2 and proargtypes[0] <> 'internal'::regtype)
         from pg_catalog.pg_proc
         where oid < 16384 and pronamespace = 'pg_catalog'::regnamespace and prokind <> 'p'
-        group by proname) as f (name, volatility, oids)),
+        group by proname) as f (name, volatility, oids, takes_one)),
     'builtin_relations', (select json_agg(r) from (
         select relname, relkind from pg_catalog.pg_class
         where oid < 16384 and relnamespace = 'pg_catalog'::regnamespace and relkind in ('r', 'v')
@@ -106,20 +114,18 @@ select json_build_object(
         where oid < 16384),
     'functions', (select json_agg(f) from (
         select p.oid::int8, nspname, proname, provolatile, prokind, lanname,
-            case when lanname in ('sql', 'plpgsql') then
+            case when lanname in ('sql', 'plpgsql', 'c') then
                 coalesce(pg_catalog.pg_get_function_sqlbody(p.oid), prosrc) end,
             prosqlbody is not null,
             pg_catalog.pg_get_expr(proargdefaults, 0),
-            pronargs, pronargs - pronargdefaults,
+            pronargs > 0 and pronargs - pronargdefaults < 2,
             coalesce(proallargtypes, proargtypes::oid[])::text[]::int8[] || prorettype::int8,
-            (select typtype in ('c', 'p', 'd') from pg_catalog.pg_type t
-             where t.oid = proargtypes[0]),
             array_remove(array[aggtransfn, aggfinalfn, aggcombinefn, aggserialfn, aggdeserialfn,
                 aggmtransfn, aggminvtransfn, aggmfinalfn]::oid[]::text[]::int8[], 0)
         from user_functions p join pg_catalog.pg_language l on l.oid = prolang
         left join pg_catalog.pg_aggregate a on aggfnoid = p.oid
     ) as f (oid, schema, name, volatility, kind, language, body, standard_body, defaults,
-        most_arguments, least_arguments, types, takes_row, parts)),
+        takes_one, types, parts)),
     'relations', (select json_agg(r) from (
         select c.oid::int8, nspname, relname, relkind, reltype::int8,
             exists (select from elsewhere where id = c.oid),
