@@ -181,6 +181,34 @@ create function spot_point(spots) returns point volatile language sql
     as $$ select pg_advisory_lock(($1).a); select point(1, 2) $$;
 create cast (spots as point) with function spot_point(spots);
 
+-- Functions that run unseen: by literals and casts that find an operator, and in the planner
+create function near(int, tricky) returns boolean volatile language sql
+    as $$ select pg_try_advisory_lock(($2).a) $$;
+create operator <@ (leftarg = int, rightarg = tricky, function = near);
+create type loose as (x int);
+create function loose_equal(loose, loose) returns boolean volatile language sql
+    as $$ select pg_try_advisory_lock(($1).x) $$;
+create operator ~= (leftarg = loose, rightarg = loose, function = loose_equal);
+create function loose_from(json) returns loose immutable language sql
+    as $$ select row(1)::loose $$;
+create cast (json as loose) with function loose_from(json) as implicit;
+create function same(int, int) returns boolean immutable language plpgsql
+    as $$ begin return $1 = $2; end $$;
+create function locked_other(int, int) returns boolean immutable language plpgsql as $$
+begin
+    perform pg_advisory_lock(12);
+    return $1 <> $2;
+end $$;
+create operator === (leftarg = int, rightarg = int, function = same, negator = !==);
+create operator !== (leftarg = int, rightarg = int, function = locked_other, negator = ===);
+create table indexed (id int, name text);
+create index on indexed (id) where lying_lock(3);
+create table checked_parent (id int);
+create table checked_child (check (lying_lock(4))) inherits (checked_parent);
+create function unlabelled_check(x int) returns boolean language plpgsql
+    as $$ begin return x > 0; end $$;
+create table checked_rows (id int check (unlabelled_check(id)));
+
 -- Views
 create view adults as select id, name, (profile ->> 'age')::int as age from users
     where (profile ->> 'age')::int >= 18;

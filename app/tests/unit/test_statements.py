@@ -200,6 +200,22 @@ def test_any_text_gets_a_route(before: str, nasty: str, after: str) -> None:
         ("select $$ $%s $$", "a dollar before %"),
         ("select '%(' || f(1) || ')s'", "%( without a plain name"),
         ("select E'a'\n'b'", "a string continued after E''"),
+        ("select 5 %s(1)", "a placeholder that may be an operator and a name"),
+        ("select 5 %s /* */ (1)", "a placeholder that may be an operator and a name"),
+        ("select 5 %t.row_lock from t", "a placeholder that may be an operator and a name"),
+        ("select 5 %b'101'", "a placeholder that may be an operator and a name"),
+        ("select 5 %(t.row_lock)s from t", "%( without a plain name"),
+        ("select 5 %(select 1)s", "%( without a plain name"),
+        ("select name %(Current_User)s from t", "%(Current_User)s may depend on the session"),
+        ("select 5 %%(t.row_lock)s from t", "row_lock is volatile"),
+        ("select 5 %%nextval(1)", "function nextval is volatile"),
+        ("select a as as into b from t", "SELECT INTO"),
+        ("select t.as into b from t", "SELECT INTO"),
+        ("select a as as for update", "row locks"),
+        ("select * from t as nextval(a)", "function nextval is volatile"),
+        ("select * from f() as (a nextval(1))", "function nextval is volatile"),
+        ("select * from f() as (a t.row_lock)", "row_lock is volatile"),
+        ("select * from t as u(a *!* b)", "more than names and types in a list of columns"),
         ("select 1 --\r, nextval('a')", "function nextval is volatile"),
         ("explain", "EXPLAIN of nothing"),
         ("select " + "a" * 64, "a name that the server cuts"),
@@ -252,6 +268,9 @@ def test_an_unknown_name_goes_to_the_primary(sql: str, unknown: str) -> None:
     [
         "select f(a) from t where b = %s",
         "select f(a) from t where b=%s",
+        "select f(a) from t where b = %(user)s and c=%(user)s",
+        "select f(a) from t where b in (%(id)s, %s) and c - %s = %s",
+        "select a as update, b as into, c as for from t",
         "select f(-1) from t where a=-1",
         "with x (a) as (select 1) select a from x, t where exists (select 1 from x)",
         "select extract_it from t where a is distinct from b",
@@ -308,6 +327,7 @@ def answer(**change: Any) -> str:
             "relations": None,
             "types": None,
             "operators": None,
+            "implicit_targets": None,
             "type_functions": None,
         }
         | change
@@ -318,7 +338,7 @@ def function(name: str, body: str, **change: object) -> dict[str, object]:
     return {
         "oid": 20000 + len(name), "schema": "public", "name": name, "volatility": "s",
         "kind": "f", "language": "sql", "body": body, "standard_body": False, "defaults": None,
-        "takes_one": False, "types": [23], "parts": [],
+        "takes_one": False, "types": [23], "parts": [], "states": None,
     } | change  # fmt: skip
 
 

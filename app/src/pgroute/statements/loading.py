@@ -52,6 +52,12 @@ class _Loading:
         self._attributes: dict[str, str] = {}
         self._things: dict[Key, _Thing] = {}
         self._harmful: set[Key] = set()
+        self._implicit = _keys("type", self._rows("implicit_targets"))
+        self._immutable: dict[Name, set[Key]] = {}
+        for row in self._rows("functions"):
+            if row["volatility"] == "i":
+                for name in (row["name"], (row["schema"], row["name"])):
+                    self._immutable.setdefault(name, set()).add(("function", row["oid"]))
         self._operators: dict[str, str] = dict.fromkeys(answer["builtin_operators"], "")
         self._builtin()
         self._user_types()
@@ -72,7 +78,7 @@ class _Loading:
             utf8=bool(answer["utf8"]),
         )
 
-    def _rows(self, key: str) -> Sequence[Row]:
+    def _rows(self, key: str) -> Sequence[Any]:
         return self._answer[key] or ()
 
     # What every server has
@@ -133,6 +139,9 @@ class _Loading:
                 self._read(text, thing.found)
             if row["definition"]:
                 self._read(row["definition"], thing.found)
+            thing.needs.update(_keys("relation", row["children"]))
+            for text in row["planned"] or ():
+                self._planned(text, thing)
             row_type = _Thing({}, (), needs=_keys("type", row["types"]))
             self._things["type", row["row_type"]] = row_type
 
@@ -140,6 +149,7 @@ class _Loading:
         for row in self._rows("functions"):
             thing = self._thing("function", self._functions, row, _own_objection(row))
             thing.needs = _keys("type", row["types"]) | _keys("function", row["parts"])
+            thing.needs |= _keys("type", row["states"])
             if row["defaults"]:
                 self._read(f"({row['defaults']})", thing.found)
             if not thing.reason and row["language"] in _READ_LANGUAGES and row["kind"] != "a":
@@ -174,6 +184,14 @@ class _Loading:
                 read(items, found)
         except Unsure as unsure:
             found.problem = str(unsure)
+
+    def _planned(self, text: str, thing: _Thing) -> None:
+        """The planner calls immutable functions in checks and indexes if nothing in them varies."""
+        found = References()
+        self._read(text, found)
+        thing.found.problem = thing.found.problem or found.problem
+        for name in found.functions & self._immutable.keys():
+            thing.needs |= self._immutable[name]
 
     def _functions_of_types(self) -> None:
         """Casts, operators and comparison functions run without being named: they mark types."""
@@ -227,7 +245,7 @@ class _Loading:
             name = row["name"]
             if ("function", row["function"]) not in self._harmful:
                 continue
-            if name in builtin_names and self._users_operands(row):
+            if name in builtin_names and self._is_seen_by_type(row):
                 continue  # = on a type of the user: the type is marked, = itself is not
             self._operators[name] = "is implemented by a function that is not harmless"
             if name in builtin.IMPLIED_OPERATORS or "%" in name:
@@ -235,7 +253,11 @@ class _Loading:
         return ""
 
     def _users_operands(self, row: Row) -> set[Key]:
-        return {("type", row["left"]), ("type", row["right"])} & self._things.keys()
+        return _operands(row) & self._things.keys()
+
+    def _is_seen_by_type(self, row: Row) -> bool:
+        """False if a literal or an implicit cast may stand for the operands: it names no type."""
+        return _operands(row) <= self._things.keys() - self._implicit
 
     def _casts_between_builtin_types(self) -> str:
         """Such a cast or comparison runs unseen anywhere; one of a user's type marks the type."""
@@ -250,6 +272,10 @@ class _Loading:
 
 def _keys(kind: str, oids: Iterable[int] | None) -> set[Key]:
     return {(kind, oid) for oid in oids or ()}
+
+
+def _operands(row: Row) -> set[Key]:
+    return {("type", oid) for oid in (row["left"], row["right"]) if oid}
 
 
 def _own_objection(row: Row) -> str:

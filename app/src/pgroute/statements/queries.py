@@ -44,6 +44,11 @@ from (
     from pg_catalog.pg_attribute a join pg_catalog.pg_class c on c.oid = attrelid
     where attrelid >= 16384 and attnum > 0 and not attisdropped
         and relpersistence <> 't' and (relkind = 'c' or atttypid >= 16384 and relkind in {_KINDS})
+    union all
+    select 14, indexrelid, i.xmin
+    from pg_catalog.pg_index i join pg_catalog.pg_class c on c.oid = indrelid
+    where indrelid >= 16384 and relpersistence <> 't'
+        and (indpred is not null or indexprs is not null)
 ) as of (part, id, change)
 """  # noqa: S608 - made of constants
 
@@ -72,6 +77,14 @@ user_relations as (
     select c.*, n.nspname from pg_catalog.pg_class c join schemas n on n.oid = c.relnamespace
     where c.oid >= 16384 and c.relkind in {_KINDS}
         and c.relpersistence <> 't'
+),
+planned (relation, text) as ( -- the planner computes what is constant in them
+    select conrelid, pg_catalog.pg_get_expr(conbin, conrelid) from pg_catalog.pg_constraint
+    where contype = 'c' and conrelid >= 16384
+    union select indrelid, pg_catalog.pg_get_expr(indpred, indrelid) from pg_catalog.pg_index
+    where indrelid >= 16384 and indpred is not null
+    union select indrelid, pg_catalog.pg_get_expr(indexprs, indrelid) from pg_catalog.pg_index
+    where indrelid >= 16384 and indexprs is not null
 ),
 user_types as (
     select t.*, n.nspname from pg_catalog.pg_type t join schemas n on n.oid = t.typnamespace
@@ -121,11 +134,12 @@ select json_build_object(
             pronargs > 0 and pronargs - pronargdefaults < 2,
             coalesce(proallargtypes, proargtypes::oid[])::text[]::int8[] || prorettype::int8,
             array_remove(array[aggtransfn, aggfinalfn, aggcombinefn, aggserialfn, aggdeserialfn,
-                aggmtransfn, aggminvtransfn, aggmfinalfn]::oid[]::text[]::int8[], 0)
+                aggmtransfn, aggminvtransfn, aggmfinalfn]::oid[]::text[]::int8[], 0),
+            array[aggtranstype, aggmtranstype]::text[]::int8[]
         from user_functions p join pg_catalog.pg_language l on l.oid = prolang
         left join pg_catalog.pg_aggregate a on aggfnoid = p.oid
     ) as f (oid, schema, name, volatility, kind, language, body, standard_body, defaults,
-        takes_one, types, parts)),
+        takes_one, types, parts, states)),
     'relations', (select json_agg(r) from (
         select c.oid::int8, nspname, relname, relkind, reltype::int8,
             exists (select from elsewhere where id = c.oid),
@@ -137,11 +151,13 @@ select json_build_object(
                 from pg_catalog.pg_attrdef d join pg_catalog.pg_attribute a
                 on adrelid = attrelid and adnum = attnum
                 where adrelid = c.oid and attgenerated = 'v'),
+            (select array_agg(text) from planned where planned.relation = c.oid),
+            (select array_agg(inhrelid::int8) from pg_catalog.pg_inherits where inhparent = c.oid),
             (select array_agg(distinct atttypid::int8) from pg_catalog.pg_attribute
                 where attrelid = c.oid and atttypid >= 16384 and attnum > 0)
         from user_relations c
     ) as r (oid, schema, name, kind, row_type, elsewhere, definition, policies, generated,
-        types)),
+        planned, children, types)),
     'types', (select json_agg(t) from (
         select t.oid::int8, nspname, typname,
             exists (select from pg_catalog.pg_proc p where provolatile = 'v' and p.oid in
@@ -157,9 +173,13 @@ select json_build_object(
         from user_types t
     ) as t (oid, schema, name, volatile, constraints, parts)),
     'operators', (select json_agg(o) from (
-        select oprname, oprleft::int8, oprright::int8, oprcode::oid::int8
-        from pg_catalog.pg_operator where oid >= 16384
+        select o.oprname, o.oprleft::int8, o.oprright::int8, f.oprcode::oid::int8
+        from pg_catalog.pg_operator o join pg_catalog.pg_operator f
+        on f.oid in (o.oid, o.oprnegate, o.oprcom) -- the planner takes one for the other
+        where o.oid >= 16384 and f.oprcode <> 0
     ) as o (name, "left", "right", function)),
+    'implicit_targets', (select json_agg(casttarget::int8) from pg_catalog.pg_cast
+        where castcontext = 'i' and casttarget >= 16384),
     'type_functions', (select json_agg(f) from (
         select type::int8, function::oid::int8 from type_functions where function <> 0
     ) as f (type, function))

@@ -175,7 +175,7 @@ class _Level:
         if item.kind in {Kind.WORD, Kind.QUOTED}:
             return self._name(at, dotted)
         if item.kind is Kind.OPERATOR:
-            self._found.operators.add(item.text)
+            self._found.operators.add("<>" if item.text == "!=" else item.text)
             if self._alias and item.text == "*":
                 return at + 1  # FROM parent *
         self._alias = self._source = False
