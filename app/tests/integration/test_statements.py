@@ -199,6 +199,8 @@ def test_a_read_only_role_may_read_the_catalogue_on_a_replica() -> None:
         ),
         ("alter type with_locked drop attribute a",
          "alter type with_locked add attribute a locked_int", "select null::with_locked"),
+        ("drop statistics counts",
+         "create statistics counts on (locked_number(5)) from counted", "select * from counted"),
         ("drop index indexed_id_idx", "create index on indexed (id) where lying_lock(3)",
          "select * from indexed"),
         ("alter table checked_child drop constraint checked_child_check",

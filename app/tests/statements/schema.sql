@@ -205,6 +205,24 @@ create table indexed (id int, name text);
 create index on indexed (id) where lying_lock(3);
 create table checked_parent (id int);
 create table checked_child (check (lying_lock(4))) inherits (checked_parent);
+create function locked_number(int) returns int immutable language plpgsql as $$
+begin
+    perform pg_advisory_lock($1);
+    return 1;
+end $$;
+create table counted (id int);
+create statistics counts on (locked_number(5)) from counted;
+create table split (id int) partition by list ((id + locked_number(6)));
+create table split_default partition of split default;
+create table elder (id int);
+create table younger (other int) inherits (elder);
+insert into younger values (1, 2);
+create function elder_near(elder, elder) returns boolean volatile language sql
+    as $$ select pg_try_advisory_lock(($1).id) $$;
+create operator @@@ (leftarg = elder, rightarg = elder, function = elder_near);
+create table typed of tricky;
+insert into typed values (1);
+create operator @@ (leftarg = tricky, rightarg = tricky, function = tricky_equal);
 create function unlabelled_check(x int) returns boolean language plpgsql
     as $$ begin return x > 0; end $$;
 create table checked_rows (id int check (unlabelled_check(id)));

@@ -142,8 +142,8 @@ class _Loading:
             thing.needs.update(_keys("relation", row["children"]))
             for text in row["planned"] or ():
                 self._planned(text, thing)
-            row_type = _Thing({}, (), needs=_keys("type", row["types"]))
-            self._things["type", row["row_type"]] = row_type
+            parts = _keys("type", row["types"]) | _keys("type", row["wider_types"])
+            self._things["type", row["row_type"]] = _Thing({}, (), needs=parts)
 
     def _user_functions(self) -> None:
         for row in self._rows("functions"):
@@ -186,7 +186,7 @@ class _Loading:
             found.problem = str(unsure)
 
     def _planned(self, text: str, thing: _Thing) -> None:
-        """The planner calls immutable functions in checks and indexes if nothing in them varies."""
+        """The planner calls immutable functions in checks, indexes and such: what is constant."""
         found = References()
         self._read(text, found)
         thing.found.problem = thing.found.problem or found.problem

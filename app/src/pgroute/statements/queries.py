@@ -49,6 +49,10 @@ from (
     from pg_catalog.pg_index i join pg_catalog.pg_class c on c.oid = indrelid
     where indrelid >= 16384 and relpersistence <> 't'
         and (indpred is not null or indexprs is not null)
+    union all
+    select 15, s.oid, s.xmin
+    from pg_catalog.pg_statistic_ext s join pg_catalog.pg_class c on c.oid = stxrelid
+    where stxexprs is not null and relpersistence <> 't'
 ) as of (part, id, change)
 """  # noqa: S608 - made of constants
 
@@ -85,6 +89,10 @@ planned (relation, text) as ( -- the planner computes what is constant in them
     where indrelid >= 16384 and indpred is not null
     union select indrelid, pg_catalog.pg_get_expr(indexprs, indrelid) from pg_catalog.pg_index
     where indrelid >= 16384 and indexprs is not null
+    union select stxrelid, pg_catalog.pg_get_expr(stxexprs, stxrelid)
+    from pg_catalog.pg_statistic_ext where stxexprs is not null
+    union select partrelid, pg_catalog.pg_get_expr(partexprs, partrelid)
+    from pg_catalog.pg_partitioned_table where partexprs is not null
 ),
 user_types as (
     select t.*, n.nspname from pg_catalog.pg_type t join schemas n on n.oid = t.typnamespace
@@ -153,11 +161,15 @@ select json_build_object(
                 where adrelid = c.oid and attgenerated = 'v'),
             (select array_agg(text) from planned where planned.relation = c.oid),
             (select array_agg(inhrelid::int8) from pg_catalog.pg_inherits where inhparent = c.oid),
+            (select array_agg(type::int8) from (
+                select reltype from pg_catalog.pg_inherits join pg_catalog.pg_class p
+                on p.oid = inhparent where inhrelid = c.oid
+                union select c.reloftype where c.reloftype <> 0) as wider (type)),
             (select array_agg(distinct atttypid::int8) from pg_catalog.pg_attribute
                 where attrelid = c.oid and atttypid >= 16384 and attnum > 0)
         from user_relations c
     ) as r (oid, schema, name, kind, row_type, elsewhere, definition, policies, generated,
-        planned, children, types)),
+        planned, children, wider_types, types)),
     'types', (select json_agg(t) from (
         select t.oid::int8, nspname, typname,
             exists (select from pg_catalog.pg_proc p where provolatile = 'v' and p.oid in
