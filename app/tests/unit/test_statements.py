@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import psycopg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from psycopg._queries import PostgresQuery
 
 from pgroute.statements import Catalog, Route, Statements, classify, queries
+from pgroute.statements.lexer import Unsure, tokens
 from pgroute.statements.loading import catalog_from
+from pgroute.statements.references import References, read_query, statements
 
 HARMFUL = {
     "nextval": "is volatile",
@@ -177,6 +183,38 @@ def test_noise_does_not_hide_a_read(read: str, data: st.DataObject) -> None:
 def test_any_text_gets_a_route(before: str, nasty: str, after: str) -> None:
     assert isinstance(Statements().route(before + nasty + after), Route)
     assert isinstance(route(before + nasty + after), Route)
+
+
+PERCENTS = ["%", "%%", "%s", "%b", "%t", "%(a)s", "%(t.row_lock)s", "%(user)s", "(1)", "nextval",
+            "(nextval(1))", ".row_lock", "s", "t", "'x'", "5", "a", "<", "-", " ", "\n", "/*", "*/",
+            "'", "$$"]  # fmt: skip
+
+
+def _replaced(sql: str) -> str:
+    """The text that psycopg sends when there are parameters."""
+    query = PostgresQuery(psycopg.adapt.Transformer())
+    names = re.findall(r"%\((\w+)\)", sql.replace("%%", ""))
+    values = [None] * len(re.findall("%[sbt]", sql.replace("%%", "")))
+    query.convert(sql, dict.fromkeys(names) if names else values)
+    return query.query.decode()
+
+
+def _read(sql: str) -> References:
+    found = References()
+    for items in statements(tokens(sql, placeholders=False)):
+        read_query(items, found)
+    return found
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.sampled_from(PERCENTS), max_size=8).map("".join))
+def test_what_looks_like_a_placeholder_is_harmless_replaced_or_not(middle: str) -> None:
+    sql = f"select 5 {middle}"
+    if route(sql) is Route.PRIMARY:
+        return
+    assert CATALOG.object_to(_read(sql)) is None
+    with contextlib.suppress(psycopg.ProgrammingError, Unsure):  # refused, or glued: 'x'$1
+        assert CATALOG.object_to(_read(_replaced(sql))) is None
 
 
 @pytest.mark.parametrize(

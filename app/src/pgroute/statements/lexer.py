@@ -70,6 +70,7 @@ _NAME_PART = re.compile(r"[A-Za-z0-9_$\x80-\U0010ffff]")
 _RUN = re.compile(r"[-+*/<>=~!@#%^&|`?]+")
 _LITERALS = {"string", "escaped", "dollar"}  # after a name they are of the type of that name
 _OPERANDS = {*_LITERALS, "name", "quoted", "number", "parameter", "placeholder", ")", "]"}
+_BEFORE_PERCENT = frozenset("-+*/<>~!@#%^&|`?")  # makes another operator of it; =% is none
 _KEEPS_SIGN = re.compile(r"[~!@#%^&|`?]")
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 _LONGEST_NAME = 63  # bytes; the server cuts longer ones
@@ -131,7 +132,8 @@ def tokens(
             _refuse_glued(sql, at, text)
             if start and _NAME_PART.match(sql, start - 1):
                 raise Unsure("a parameter glued to a name")
-            if before in _OPERANDS and text[2:-2].lower() in SESSION_WORDS:
+            glued = sql[start - 1] in _BEFORE_PERCENT
+            if (before in _OPERANDS or glued) and text[2:-2].lower() in SESSION_WORDS:
                 raise Unsure(f"{text} may depend on the session")
             yield Token(Kind.PARAMETER, "")
         else:
