@@ -42,6 +42,12 @@ def test_the_node_has_one_cluster_and_no_other(fleet: Fleet, name: str, variable
     ]
 
 
+def test_the_server_starts_once_the_network_is_there(fleet: Fleet, name: str, variables: Variables) -> None:
+    unit = f"postgresql@{variables['postgresql_version']}-{variables['postgresql_cluster']}"
+    after = fleet.node(name).check_output(f"systemctl show --property=After --value {unit}")
+    assert "network-online.target" in after.split()
+
+
 def test_every_database_has_a_locale_that_sorts_alike_everywhere(fleet: Fleet, name: str) -> None:
     assert fleet.psql(name, "SELECT DISTINCT datcollate, datctype FROM pg_database") == [["C.UTF-8", "C.UTF-8"]]
 
