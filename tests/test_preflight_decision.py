@@ -55,6 +55,13 @@ def test_nothing_initialised_anywhere_bootstraps(kind: str) -> None:
     assert decide(empty(kind), empty(), empty("absent")) == {"action": "bootstrap", "primary": None, "notices": []}
 
 
+def test_data_that_is_missing_is_not_replaced_by_an_empty_cluster() -> None:
+    left = "/etc/postgresql/17/main/conf.d/20-replication.conf"
+    unmounted = {**empty(), "left_behind": left}
+    assert_stops(decide(unmounted, {**empty(), "left_behind": ""}, empty()), "pg1 did", "mounted?", f"sudo rm {left}")
+    assert decide(PRIMARY, REPLICA, unmounted)["action"] == "converge"
+
+
 def test_one_writable_node_is_converged_around() -> None:
     assert decide(PRIMARY, REPLICA, REPLICA) == {"action": "converge", "primary": "pg1", "notices": []}
 

@@ -135,6 +135,18 @@ def unit_of(node: Node) -> str:
     return f"postgresql@{version}-{cluster}"
 
 
+def check_nothing_is_missing(nodes: dict[str, Node]) -> None:
+    """Without data anywhere a cluster is made, but not in the place of one whose disk is not mounted."""
+    left = sorted(name for name, node in nodes.items() if node.get("left_behind"))
+    if left:
+        node = nodes[left[0]]
+        raise Stop(
+            f"No node holds data, but {', '.join(left)} did: {node['left_behind']} is of a cluster that was set up here. "
+            f"Is the disk of {node['data_directory']} mounted? Mount it, then run the same command again. To begin with "
+            f"an empty cluster instead, type on {', '.join(left)}: sudo rm {node['left_behind']}"
+        )
+
+
 def check_history(nodes: dict[str, Node], primary: str) -> None:
     """Beside a running primary every other node's data must be a replica's, of the primary's own history."""
     for name, node in sorted(nodes.items()):
@@ -201,6 +213,7 @@ def decide(nodes: dict[str, Node], names: list[str], declared: str) -> dict[str,
         writable = sorted(name for name, node in nodes.items() if is_writable(node))
         check_one_cluster(nodes, writable)
         if not any(has_data(node) for node in nodes.values()):
+            check_nothing_is_missing(nodes)
             return {"action": "bootstrap", "primary": None, "notices": []}
         action = "converge" if writable else "start_recorded_primary"
         primary = writable[0] if writable else recorded_primary(nodes)

@@ -345,6 +345,10 @@ def read_instance(module: AnsibleModule) -> dict[str, Any]:
         found["timeline"] = max(found["control"]["checkpoint_timeline"],
                                 found["control"].get("minimum_recovery_timeline") or 0, end_timeline or 0)
         found["history"] = read_history(wal_directory, found["timeline"])
+    # Debian's place of what the role replication writes, which it does only beside a cluster.
+    version, cluster = directory.rstrip("/").split("/")[-2:]
+    left = f"/etc/postgresql/{version}/{cluster}/conf.d/20-replication.conf"
+    found["left_behind"] = left if os.path.exists(left) else ""
     found["pid"] = postmaster(directory)
     found["running"] = found["pid"] is not None
     if found["running"]:

@@ -1,5 +1,6 @@
 """The database nodes in every state that a run must not touch: it ends with one sentence and changed=0."""
 
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -145,6 +146,16 @@ def test_a_primary_whose_data_is_gone_is_never_initialised_again(stand_ins: Any,
     stand_ins.set_aside(primary)
     assert_stopped(stand_ins.play("postgres.yml"), "No node accepts writes, and none of them was primary last", "pg_promote")
     assert stand_ins.data.name not in stand_ins.run(primary, f"ls {stand_ins.data.parent}").split()
+
+
+def test_a_cluster_whose_disks_are_not_mounted_is_not_begun_anew(stand_ins: Any, restore: Restore, primary: str) -> None:
+    names = [primary, *stand_ins.fleet.replicas]
+    for name in names:
+        restore(functools.partial(stand_ins.put_back, name))
+        stand_ins.set_aside(name)
+    assert_stopped(stand_ins.play("postgres.yml"), "No node holds data", "mounted?", f"type on {', '.join(sorted(names))}: sudo rm")
+    for name in names:
+        assert stand_ins.data.name not in stand_ins.run(name, f"ls {stand_ins.data.parent}").split()
 
 
 def test_a_directory_moved_away_under_a_running_server_stops_every_run(stand_ins: Any, restore: Restore, replica: str) -> None:
