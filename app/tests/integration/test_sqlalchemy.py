@@ -8,9 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import String, event, func, insert, select, text
+from sqlalchemy import ForeignKey, String, event, func, insert, select, text
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    Session,
+    mapped_column,
+    relationship,
+    selectinload,
+    sessionmaker,
+)
 
 from pgroute import DeadlineExceeded, Router
 from pgroute.core.lsn import Mark
@@ -32,6 +41,19 @@ class User(Base):
     __tablename__ = "tbl_users"
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
     first_name: Mapped[str] = mapped_column(String(255))
+
+
+class Parent(Base):
+    __tablename__ = "parents"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    children: Mapped[list[Child]] = relationship(back_populates="parent")
+
+
+class Child(Base):
+    __tablename__ = "children"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    parent_id: Mapped[int] = mapped_column(ForeignKey("parents.id"))
+    parent: Mapped[Parent] = relationship(back_populates="children")
 
 
 NAMES = select(User.first_name)
@@ -140,6 +162,57 @@ def test_flushes_and_what_is_no_read_go_to_the_primary(
         session.execute(text("select pg_advisory_unlock_all()"))
         session.connection().execute(text("select 1"))
     assert set(nodes) == {"pg1"}
+
+
+def test_inserts_of_many_rows_are_written_on_the_primary(
+    sessions: sessionmaker[RoutedSession], nodes: list[str]
+) -> None:
+    rows = [{"first_name": "Many"}, {"first_name": "Rows"}]
+    with sessions.begin() as session:
+        session.execute(insert(User), rows)
+        session.execute(insert(User), rows[0])
+        session.execute(postgresql.insert(User).on_conflict_do_nothing(), rows)
+        returned = session.scalars(insert(User).returning(User.first_name), rows)
+        assert sorted(returned) == ["Many", "Rows"]
+    assert set(nodes) == {"pg1"}
+
+
+@pytest.fixture
+def family(servers: Servers) -> Iterator[None]:
+    """A parent and its two children."""
+    tables = (
+        "set role app_owner; create table parents (id int primary key); create table children"
+        " (id int primary key, parent_id int references parents);"
+        " insert into parents values (1); insert into children values (1, 1), (2, 1)"
+    )
+    servers.sql("pg1", tables, database="app")
+    there = "select to_regclass('children') is not null"
+    try:
+        for name in ("pg2", "pg3"):
+            eventually(
+                lambda at=name: servers.sql(at, there, database="app") == "t",  # type: ignore[misc]
+                what=f"{name} has the tables",
+            )
+        yield
+    finally:
+        servers.sql("pg1", "drop table children, parents", database="app")
+
+
+@pytest.mark.parametrize("options", [{}, {"max_lag": "1h"}, {"node": "pg3"}, {"yield_per": 1}])
+@pytest.mark.usefixtures("family")
+def test_what_is_loaded_with_a_read_comes_from_the_same_server(
+    sessions: sessionmaker[RoutedSession], nodes: list[str], options: dict[str, Any]
+) -> None:
+    with sessions() as session:
+        down = select(Parent).options(selectinload(Parent.children))
+        up = select(Child).options(selectinload(Child.parent))
+        parents = session.scalars(down, execution_options=options).all()
+        assert [len(one.children) for one in parents] == [2]
+        session.expunge_all()
+        children = session.scalars(up, execution_options=options).all()
+        assert [one.parent.id for one in children] == [1, 1]
+    assert len(set(nodes)) == 1
+    assert nodes[0] == options.get("node", nodes[0]) != "pg1"
 
 
 def test_a_transaction_sees_what_it_has_written(

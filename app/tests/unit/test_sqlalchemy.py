@@ -5,13 +5,31 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sqlalchemy import Column, Integer, MetaData, Table, func, select, text, update
+from sqlalchemy import (
+    DDL,
+    Column,
+    Integer,
+    MetaData,
+    Sequence,
+    Table,
+    TypeDecorator,
+    bindparam,
+    func,
+    insert,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import NullType
 
 from pgroute import ConfigurationError
 from pgroute.integrations.sqlalchemy import AsyncEngines, Engines
 from pgroute.statements import Route
 
 USERS = Table("users", MetaData(), Column("id", Integer))
+IDS = bindparam("ids", expanding=True)
 
 
 class Router:
@@ -35,14 +53,59 @@ def test_texts_are_asked_about_as_psycopg_gets_them(router: Router) -> None:
     assert engines.may_read(select(USERS.c.id).where(USERS.c.id == 7))
     assert engines.may_read(select(func.count()).where(USERS.c.id.in_([1, 2])))
     assert engines.may_read(text("select 1 where :a = 1"))
-    assert not engines.may_read(update(USERS).values(id=1))
+    assert engines.may_read(select(USERS.c.id).where(USERS.c.id.in_(IDS)))
+    assert engines.may_read(text("select 1 where 1 in :ids").bindparams(IDS))
+    assert not engines.may_read(text("update users set id = 1"))
     assert [" ".join(sql.split()) for sql in router.asked] == [
         "SELECT users.id FROM users WHERE users.id = %(id_1)s::INTEGER",
-        "SELECT count(*) AS count_1 FROM users"
-        " WHERE users.id IN (%(id_1_1)s::INTEGER, %(id_1_2)s::INTEGER)",
+        "SELECT count(*) AS count_1 FROM users WHERE users.id IN (%(id_1)s)",
         "select 1 where %(a)s = 1",
-        "UPDATE users SET id=%(id)s::INTEGER",
+        "SELECT users.id FROM users WHERE users.id IN (%(ids)s)",
+        "select 1 where 1 in (%(ids)s)",
+        "update users set id = 1",
     ]
+
+
+class Wrapped(TypeDecorator[int]):
+    impl = Integer
+    cache_ok = True
+
+    def bind_expression(self, bindparam: Any) -> Any:
+        return func.nextval(bindparam)
+
+
+def test_what_a_type_puts_around_each_value_is_asked_about(router: Router) -> None:
+    wrapped = bindparam("ids", expanding=True, type_=Wrapped())
+    assert Engines(router).may_read(select(USERS.c.id).where(USERS.c.id.in_(wrapped)))
+    (asked,) = router.asked
+    assert "nextval(%(ids)s)" in asked
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Person(Base):
+    __tablename__ = "people"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        insert(Person),
+        insert(Person).returning(Person),
+        postgresql.insert(Person).on_conflict_do_nothing(),
+        update(USERS).values(id=1),
+        Sequence("numbers"),
+        DDL("analyze"),
+        select(Column("none", NullType()).cast(NullType())),
+    ],
+    ids=["insert", "returning", "upsert", "update", "sequence", "no shape", "no text"],
+)
+def test_what_has_no_text_to_ask_about_is_no_read(router: Router, statement: Any) -> None:
+    assert not Engines(router).may_read(statement)
+    assert router.asked == []
 
 
 def test_a_shape_is_compiled_once_and_asked_about_each_time(

@@ -35,6 +35,7 @@ server are SQLAlchemy's.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar, cast
 
@@ -73,6 +74,8 @@ _OPTIONS = {
     "node": "node",
 }
 _KNOWN_SHAPES = 2000
+# As many values as there are, each within what its type puts around it.
+_LATE_VALUES = re.compile(r"__\[POSTCOMPILE_(\S+?)(?:~~(.*?)~~REPL~~(.*?)~~)?\]")
 # What connections are made of is the router's business.
 _REFUSED = {"connect_args", "creator", "async_creator", "module", "use_native_hstore"}
 _REFUSED |= {"json_serializer", "json_deserializer", "native_inet_types", "client_encoding"}
@@ -170,23 +173,28 @@ class Engines:
 
     def may_read(self, statement: Any) -> bool:
         """Whether a replica may answer ``statement``, by its text."""
-        return bool(self.router.lane(self._text(statement)) is Route.REPLICA)
+        text = self._text(statement)
+        return text is not None and self.router.lane(text) is Route.REPLICA
 
     def remember_write(self, statement: Any) -> None:
         """Send statements of this shape to the primary: a replica refused one."""
         self.router.statements.remember_write(self._text(statement))
 
-    def _text(self, statement: Any) -> str:
-        """The text of a statement as psycopg gets it, the first one of its shape."""
-        shape = statement._generate_cache_key()
-        text = None if shape is None else self._texts.get(shape.key)
-        if text is None:
-            options = {"render_postcompile": True}
-            text = str(statement.compile(dialect=self._base.dialect, compile_kwargs=options))
-            if shape is not None:
+    def _text(self, statement: Any) -> str | None:
+        """The text of all statements of a shape; None when it has none, or surely writes."""
+        if statement.is_dml:
+            return None
+        try:
+            shape = statement._generate_cache_key().key
+            text = self._texts.get(shape)
+            if text is None:
+                compiled = str(statement.compile(dialect=self._base.dialect))
+                text = _LATE_VALUES.sub(r"\2%(\1)s\3", compiled)
                 if len(self._texts) >= _KNOWN_SHAPES:
                     self._texts.clear()
-                self._texts[shape.key] = text
+                self._texts[shape] = text
+        except Exception:  # noqa: BLE001 - what is wrong with it is told by who executes it
+            return None
         return text
 
     def visit(self, want: Want) -> str:
