@@ -190,7 +190,7 @@ def family(servers: Servers) -> Iterator[None]:
     try:
         for name in ("pg2", "pg3"):
             eventually(
-                lambda at=name: servers.sql(at, there, database="app") == "t",  # type: ignore[misc]
+                lambda at=name: servers.sql(at, there, database="app") == "t",
                 what=f"{name} has the tables",
             )
         yield

@@ -16,6 +16,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, ORMExecuteState, Session, ma
 from pgroute import Router
 from pgroute.errors import TokenNotReached, TokenUnproven
 from pgroute.integrations.sqlalchemy import Engines, RoutedSession
+from tests.servers import NAMES as NODES
 from tests.servers import Servers, eventually, whole
 
 pytestmark = pytest.mark.integration
@@ -44,6 +45,15 @@ class User(Base):
 NAMES = select(User.first_name)
 
 
+def know_ages(router: Router) -> None:
+    ledger = router.fleet.ledger
+
+    def known() -> bool:
+        return None not in [ledger.staleness(name, router.clock()) for name in ("pg2", "pg3")]
+
+    eventually(known, what="the ages of replicas are known")
+
+
 @contextmanager
 def routing(servers: Servers, **settings: Any) -> Iterator[Router]:
     with Router(servers.settings(**settings)) as opened:
@@ -55,12 +65,7 @@ def routing(servers: Servers, **settings: Any) -> Iterator[Router]:
 @pytest.fixture
 def router(servers: Servers) -> Iterator[Router]:
     with routing(servers) as opened:
-
-        def ages_are_known() -> bool:
-            ages = [opened.fleet.ledger.staleness(n, opened.clock()) for n in ("pg2", "pg3")]
-            return None not in ages
-
-        eventually(ages_are_known, what="the positions of replicas are known")
+        know_ages(opened)
         yield opened
 
 
@@ -139,6 +144,56 @@ def test_after_a_token_a_plain_read_sees_as_much(
             sees = seen_by(session, news)
             sees(LAX)
             assert [sees({"after": token}), sees(), sees(LAX)] == [True] * 3
+
+
+@pytest.fixture
+def stops(servers: Servers) -> Iterator[Callable[[str], None]]:
+    """Stops the replay of a replica until the test ends."""
+    stopped: list[str] = []
+
+    def stop(name: str) -> None:
+        stopped.append(name)
+        servers.sql(name, "select pg_wal_replay_pause()")
+        paused = "select pg_get_wal_replay_pause_state() = 'paused'"
+        eventually(lambda: servers.sql(name, paused) == "t", what=f"{name} has stopped")
+
+    yield stop
+    for name in stopped:
+        servers.sql(name, "select pg_wal_replay_resume()")
+
+
+@pytest.mark.parametrize("limit", ["1s", 0])
+def test_a_limit_of_lag_holds_for_each_read_of_a_transaction(
+    engines: Engines,
+    router: Router,
+    nodes: list[str],
+    stops: Callable[[str], None],
+    limit: str | int,
+) -> None:
+    late = {"max_lag": limit}
+    ledger = router.fleet.ledger
+    with engines.sessionmaker()() as session:
+        key = uuid.uuid4()
+        sees = seen_by(session, key)
+
+        def on_replica() -> bool:
+            session.rollback()
+            sees(late)
+            return nodes[-1] != "pg1"
+
+        eventually(on_replica, what="a replica is read")
+        node = nodes[-1]
+        stops(node)
+        router.execute("insert into tbl_users values (%s, 'Later')", (key,))
+
+        def is_late() -> bool:
+            seconds = ledger.staleness(node, router.clock())
+            size = ledger.lag_bytes(node, router.clock())
+            return bool(seconds is not None and seconds > 1 and size)
+
+        eventually(is_late, what=f"{node} is known to lag")
+        assert sees(late)
+        assert nodes[-1] != node
 
 
 def test_a_read_that_names_a_server_waits_for_what_was_seen(
@@ -227,9 +282,9 @@ def test_reads_share_a_connection_until_one_asks_for_more(
         return len(held)
 
     assert [read(), read(otherwise="wait"), read(node=nodes[0])] == [1, 1, 1]
-    assert [read(max_lag="1h"), read(), read(max_lag="1h")] == [2, 2, 2]
-    assert [read(yield_per=5), read(), read(yield_per=5, max_lag="1h")] == [3, 3, 3]
-    assert [read(**STRONG), read(max_lag="5h"), read(), read(**STRONG)] == [4, 4, 4, 4]
+    assert [read(max_lag="1h"), read(), read(max_lag="2h")] == [1, 1, 1]
+    assert [read(yield_per=5), read(), read(yield_per=5, max_lag="1h")] == [2, 2, 2]
+    assert [read(**STRONG), read(max_lag="5h"), read(), read(**STRONG)] == [3, 3, 3, 3]
 
 
 def test_reads_come_back_to_the_connection_of_the_server_that_they_name(
@@ -239,6 +294,55 @@ def test_reads_come_back_to_the_connection_of_the_server_that_they_name(
     for options in turn:
         session.execute(NAMES.limit(1), execution_options=options)
     assert nodes == ["pg2", "pg3", "pg1", "pg1"] * ROUNDS
+    assert len(held) == 3
+
+
+def test_reads_come_back_without_a_second_connection(servers: Servers) -> None:
+    with routing(servers, pool_max_size=1) as narrow:
+        know_ages(narrow)
+        engines, found = Engines(narrow), list[str]()
+
+        def note(connection: Any, *_: object) -> None:
+            found.append(connection.connection.driver_connection.node)
+
+        event.listen(engines._base, "after_cursor_execute", note)
+        with engines.sessionmaker()() as session:
+            turn = ["pg2", "pg3", "pg2", "pg3"]
+            waits = {"max_lag": "1h", "otherwise": "wait"}
+            options: list[Options] = [{"node": name} for name in turn]
+            for each in [*options, waits, LAX, STRONG, PG3, STRONG, waits]:
+                session.execute(NAMES.limit(1), execution_options=each)
+    assert found == [*turn, "pg3", "pg3", "pg1", "pg3", "pg1", "pg1"]
+
+
+def test_tokens_do_not_make_a_transaction_hold_more_connections(
+    session: RoutedSession, held: set[Connection], router: Router
+) -> None:
+    for _ in range(ROUNDS):
+        router.execute("insert into tbl_users values (gen_random_uuid(), 'Newer')")
+        token = router.token()
+        str(token)  # its position is known from now on
+        session.execute(NAMES.limit(1), execution_options={"after": token})
+    assert len(held) <= len(NODES)
+
+
+@pytest.mark.parametrize("how", ["cut", "outdated"])
+def test_reads_do_not_come_back_to_a_connection_that_is_lost(
+    session: RoutedSession, held: set[Connection], router: Router, nodes: list[str], how: str
+) -> None:
+    def read(options: Options) -> None:
+        session.execute(NAMES.limit(1), execution_options=options)
+
+    read({"node": "pg2"})
+    read(STRONG)
+    pool = router.pools_by_key["pg2", True]
+    if how == "cut":
+        (lease,) = pool.overdue(float("inf"))
+        lease.connection.cut()
+    else:
+        pool.outdate()
+    read({"node": "pg2"})
+    assert nodes == ["pg2", "pg1", "pg2"]
     assert len(held) == 3
 
 

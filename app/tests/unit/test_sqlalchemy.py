@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import (
-    DDL,
+    BindParameter,
     Column,
     Integer,
     MetaData,
@@ -22,6 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.schema import CreateTable
 from sqlalchemy.types import NullType
 
 from pgroute import ConfigurationError
@@ -29,7 +30,7 @@ from pgroute.integrations.sqlalchemy import AsyncEngines, Engines
 from pgroute.statements import Route
 
 USERS = Table("users", MetaData(), Column("id", Integer))
-IDS = bindparam("ids", expanding=True)
+IDS: BindParameter[Any] = bindparam("ids", expanding=True)
 
 
 class Router:
@@ -98,7 +99,7 @@ class Person(Base):
         postgresql.insert(Person).on_conflict_do_nothing(),
         update(USERS).values(id=1),
         Sequence("numbers"),
-        DDL("analyze"),
+        CreateTable(USERS),
         select(Column("none", NullType()).cast(NullType())),
     ],
     ids=["insert", "returning", "upsert", "update", "sequence", "no shape", "no text"],

@@ -60,8 +60,10 @@ from pgroute.integrations.sqlalchemy_leases import (
     held_by,
     note_error,
     server_errors,
+    until_met,
     wanted,
 )
+from pgroute.routing.base import Steps
 from pgroute.statements import Route
 
 T = TypeVar("T")
@@ -197,10 +199,9 @@ class Engines:
             return None
         return text
 
-    def visit(self, want: Want) -> str:
-        """The server that a read finds now."""
-        with want.lease() as connection:
-            return str(connection.node)
+    def drive(self, steps: Steps[None]) -> None:
+        """Run the router's steps to their end."""
+        self.router.drive(steps)
 
     def _create(self) -> Any:
         want = wanted.get()
@@ -255,14 +256,9 @@ class AsyncEngines(Engines):
         found: T = await self.router.transaction(attempt, **how)
         return found
 
-    def visit(self, want: Want) -> str:
-        """The server that a read finds now."""
-
-        async def found() -> str:
-            async with want.lease() as connection:
-                return str(connection.node)
-
-        return str(await_only(found()))
+    def drive(self, steps: Steps[None]) -> None:
+        """Run the router's steps to their end."""
+        await_only(self.router.drive(steps))
 
     def _create(self) -> Any:
         async def lease(*_: Any, **__: Any) -> Any:
@@ -339,13 +335,17 @@ class RoutedSession(Session):
         if not self._readings:
             return self._engines.getting(want)
         *earlier, newest = self._readings
-        if newest.meets(want):
+        self._engines.router.fleet.want()
+        if newest.goes_on(want):
             return newest.engine
         self._engines.router.saw(newest.held.lease)  # what it has shown binds the next one
-        for reading in earlier:
-            if reading.is_open_to(want) and self._engines.visit(want) == reading.node:
+        back = [reading for reading in earlier if reading.is_open_to(want)]
+        if back and want.waits and not any(reading.meets(want) for reading in back):
+            self._engines.drive(until_met(newest.held.lease, want))
+        for reading in back:
+            if reading.meets(want):
                 self._readings.remove(reading)
-                self._readings.append(Reading.of(reading.engine, reading.held, newest))
+                self._readings.append(reading)
                 return reading.engine
         return self._engines.getting(want)
 
@@ -387,7 +387,7 @@ def _follow(session: Session, _: SessionTransaction, connection: Connection) -> 
         if want.source is session._marks and not want.write:
             newest = session._readings[-1] if session._readings else None
             if newest is None or newest.engine is not connection.engine:
-                session._readings.append(Reading.of(connection.engine, held, newest))
+                session._readings.append(Reading(connection.engine, held))
 
 
 @event.listens_for(RoutedSession, "after_transaction_end")

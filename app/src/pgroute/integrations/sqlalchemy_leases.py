@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import psycopg
@@ -21,9 +21,10 @@ from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.pool import PoolResetState
 from sqlalchemy.util.concurrency import await_only
 
+from pgroute.core.candidates import Selection, Then, select
 from pgroute.core.contracts import Contract, Otherwise
 from pgroute.core.topology import Role
-from pgroute.errors import PgrouteError
+from pgroute.errors import PgrouteError, TokenError
 from pgroute.routing.base import Steps
 from pgroute.routing.commit import Commit
 from pgroute.routing.ending import explain, resolve
@@ -46,11 +47,19 @@ class Want:
 
     @property
     def contract(self) -> Contract:
-        """What a server has to meet, whatever happens when none does."""
+        """What a server has to meet."""
         how = {name: value for name, value in self.how.items() if name != "node"}
         name = how.pop("contract", "eventual")
-        found = Contract.of(name, **{**how, "after": unsettled(how.get("after"))})
-        return replace(found, otherwise=Otherwise.PRIMARY)
+        return Contract.of(name, **{**how, "after": unsettled(how.get("after"))})
+
+    def is_for(self, node: str) -> bool:
+        """Whether it names no other server."""
+        return self.how.get("node") in (None, node)
+
+    @property
+    def waits(self) -> bool:
+        """Whether its lease waits for a replica that meets it."""
+        return not self.is_for("") or self.contract.otherwise is not Otherwise.PRIMARY
 
 
 class Given:
@@ -136,48 +145,72 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Where a transaction reads, and what is known to be met there.
-
-    ``met`` are the contracts of all its reads until now: each new server has what the last one had
-    shown, and so meets what the last one met.
-    """
+    """Where a transaction reads."""
 
     engine: Engine
     held: Held
-    met: frozenset[Contract]
-
-    @classmethod
-    def of(cls, engine: Engine, held: Held, before: Reading | None) -> Reading:
-        """Of a connection that was found when ``before`` did not do."""
-        met = frozenset() if before is None else before.met
-        return cls(engine, held, met | {held.want.contract})
 
     @property
     def node(self) -> str:
         """The server."""
         return str(self.held.lease.route.node)
 
+    def goes_on(self, want: Want) -> bool:
+        """Whether the newest reading's connection does for another read, too."""
+        if self.held.lease.connection.closed or not self._suits(want):
+            return False
+        return want.contract.is_eventual or self.meets(want)
+
     def is_open_to(self, want: Want) -> bool:
-        """Whether one may come back with another read, if the server has what was seen since."""
-        # A transaction may show what it has shown first for as long as it lasts.
-        return self.meets(want) and not self.held.lease.connection.in_transaction
+        """Whether one may come back with another read, once the server meets it."""
+        lease = self.held.lease
+        return (
+            self._suits(want)
+            and not lease.connection.in_transaction  # shows what it has shown first
+            and lease in lease.pool.in_flight
+            and lease.connection.epoch == lease.pool.epoch
+        )
 
     def meets(self, want: Want) -> bool:
-        """Whether the connection does for another read of the transaction."""
-        lease, contract = self.held.lease, want.contract
-        if want.how.get("node") not in (None, self.node):
-            return False
-        topology = lease.router.fleet.topology
-        as_primary = (
-            lease.route.role is Role.PRIMARY
-            and self.node == topology.primary
-            and lease.timeline == topology.fence.timeline
+        """Whether the server is known to meet a read, and to have all that was seen."""
+        lease = self.held.lease
+        chosen = _select(lease, want)
+        if chosen is None or lease.route.role is Role.REPLICA:
+            return chosen is not None and self.node in chosen.candidates
+        # A server may be the primary again, on a timeline that the connection does not know.
+        known = lease.timeline == lease.router.fleet.topology.fence.timeline
+        return known and self.node == chosen.primary and chosen.then is not Then.LOOK_AGAIN
+
+    def _suits(self, want: Want) -> bool:
+        streams_only_there = want.transaction and self.held.in_autocommit
+        return want.is_for(self.node) and not streams_only_there
+
+
+def _select(lease: Any, want: Want) -> Selection | None:
+    """The servers for a read of the lease's session; None when its token is unproven."""
+    router, fleet = lease.router, lease.router.fleet
+    try:
+        return select(
+            want.contract,
+            fleet.topology,
+            fleet.ledger,
+            now=router.clock(),
+            trail=lease.plan.apart.trail,
         )
-        if (want.transaction and self.held.in_autocommit) or (contract.strong and not as_primary):
-            return False
-        # Whether a token is of this cluster, and was not lost, is looked at when it is first met.
-        newest = as_primary and contract.after is None
-        return newest or contract.is_eventual or contract in self.met
+    except TokenError:  # whoever leases finds it again, and tells
+        return None
+
+
+def until_met(lease: Any, want: Want) -> Steps[None]:
+    """Wait until a replica meets a read of the lease's session, as long as a lease would."""
+    router = lease.router
+
+    def met() -> bool:
+        chosen = _select(lease, want)
+        return chosen is None or any(map(want.is_for, chosen.candidates))
+
+    router.fleet.want()
+    yield router.do_wait(router.fleet.when(met), router.settings.token_timeout_seconds)
 
 
 _Psycopg: Any = PGDialect_psycopg  # SQLAlchemy's dialects have no types
