@@ -30,14 +30,18 @@ Errors of the SQL itself are psycopg's and pass through untouched, with a note n
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pgroute.partitions.reports import Loaded
 
 
 class PgrouteError(Exception):
-    """The root: catch this to catch all of pgroute's own errors."""
+    """The root: catch this to catch all of pgroute's own errors. All can be pickled and copied."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception's would call the class with the message, which not all of them take.
+        return _as_it_was, (type(self), self.args), vars(self)
 
 
 class ConfigurationError(PgrouteError):
@@ -164,3 +168,7 @@ class LoadFailed(PgrouteError):
 
 class NotExplained(PgrouteError):
     """The statement cannot be explained without a risk; the message says which."""
+
+
+def _as_it_was(kind: type[PgrouteError], arguments: tuple[Any, ...]) -> PgrouteError:
+    return kind.__new__(kind, *arguments)

@@ -11,7 +11,54 @@ from types import TracebackType
 
 from django.db.utils import DatabaseErrorWrapper, OperationalError
 
-from pgroute.errors import RoutingError
+from pgroute import errors
+
+
+class RoutingError(errors.RoutingError, OperationalError):  # type: ignore[misc]
+    """Its subclasses are those of pgroute's, each by the same name."""
+
+
+class NoPrimary(errors.NoPrimary, RoutingError):
+    pass
+
+
+class SplitBrain(errors.SplitBrain, NoPrimary):
+    pass
+
+
+class NoReadableNode(errors.NoReadableNode, RoutingError):
+    pass
+
+
+class NodeUnavailable(errors.NodeUnavailable, RoutingError):
+    pass
+
+
+class DeadlineExceeded(errors.DeadlineExceeded, RoutingError):
+    pass
+
+
+class ContractNotMet(errors.ContractNotMet, RoutingError):
+    pass
+
+
+class TokenNotReached(errors.TokenNotReached, ContractNotMet):
+    pass
+
+
+_DJANGO_S: dict[type, type[RoutingError]] = {
+    kind.__bases__[0]: kind
+    for kind in (
+        RoutingError,
+        NoPrimary,
+        SplitBrain,
+        NoReadableNode,
+        NodeUnavailable,
+        DeadlineExceeded,
+        ContractNotMet,
+        TokenNotReached,
+    )
+}
 
 
 class Errors(DatabaseErrorWrapper):  # type: ignore[misc]
@@ -26,15 +73,8 @@ class Errors(DatabaseErrorWrapper):  # type: ignore[misc]
         if error is None:
             return
         told = self.wrapper.end_if_lost(error)
-        if isinstance(told, RoutingError):
-            told.__class__ = _both(told.__class__)  # of the same object: what it carries stays
+        if type(told) in _DJANGO_S:
+            told.__class__ = _DJANGO_S[type(told)]  # of the same object: what it carries stays
         if told is not error:
             raise told
         super().__exit__(kind, error, trace)
-
-
-def _both(kind: type[RoutingError]) -> type[RoutingError]:
-    """``kind`` and OperationalError in one."""
-    if issubclass(kind, OperationalError):
-        return kind
-    return type(kind.__name__, (kind, OperationalError), {"__module__": kind.__module__})
