@@ -30,6 +30,7 @@ class DatabaseWrapper(PostgresqlWrapper):  # type: ignore[misc]
 
     connection: Any
     run_commit_hooks_on_set_autocommit_on: bool
+    run_on_commit: list[Any]
     _lease: Any = None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -102,11 +103,17 @@ class DatabaseWrapper(PostgresqlWrapper):  # type: ignore[misc]
     def _commit(self) -> None:
         """COMMIT as the router does it: when its answer is lost, the primary is asked."""
         lease = self._lease
-        if lease is None or self.alias == REPLICA:
-            super()._commit()
-        elif self.connection.in_transaction:
-            with debug_transaction(self, "COMMIT"), self.wrap_database_errors:
-                self._commit_leased(lease)
+        try:
+            if lease is None or self.alias == REPLICA:
+                super()._commit()
+            elif self.connection.in_transaction:
+                with debug_transaction(self, "COMMIT"), self.wrap_database_errors:
+                    self._commit_leased(lease)
+        except BaseException:
+            # Django forgets its hooks when it rolls back, which it does after a DatabaseError only.
+            self.run_on_commit = []
+            self.run_commit_hooks_on_set_autocommit_on = False
+            raise
 
     def _commit_leased(self, lease: Any) -> None:
         router, commit = lease.router, Commit()
@@ -115,7 +122,9 @@ class DatabaseWrapper(PostgresqlWrapper):  # type: ignore[misc]
                 raise psycopg.OperationalError("the connection was cut before the COMMIT")
             self.connection.end(commit)
         except BaseException as error:
-            if isinstance(error, psycopg.Error) and not _is_lost(lease):
+            if not isinstance(error, psycopg.Error):
+                self.connection.close()  # an interrupt: it stays here, so it is nobody else's
+            elif not _is_lost(lease):
                 raise  # the server's answer: the connection goes on
             self._lease = None
             self.errors_occurred = True
