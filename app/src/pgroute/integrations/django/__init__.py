@@ -19,5 +19,18 @@ for it in a cookie or header, and read on servers that have it.
 Errors of routing are pgroute's own and Django's OperationalError as well; errors of the server are
 Django's. A COMMIT whose answer is lost is resolved, or raises CommitUnknown.
 
+``NAME`` says which database Django believes to be on; that the router leads to another one is an
+error, before anything is done there. Tests run on a database of their own, which is there already,
+with the privileges that both users need, and which settings for tests lead the router to::
+
+    from project.settings import *
+
+    PGROUTE = {"dsn": "postgresql://app@pg1,pg2,pg3/test_app", "operation_timeout_seconds": 3600}
+    DATABASES["replica"]["TEST"] = {"MIRROR": "default"}        # else it would be flushed, too
+
+Run them with ``manage.py test --settings=project.test_settings --keepdb`` in one process. A
+TestCase is one transaction on the primary, hence the longer timeout. A TransactionTestCase commits
+and reads on replicas as a visitor does: it wants ``databases = {"default", "replica"}``.
+
 :mod:`~pgroute.integrations.django.routing` is what a project names, ``base`` is what Django loads.
 """

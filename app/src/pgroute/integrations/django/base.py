@@ -7,13 +7,16 @@ from contextlib import suppress
 from typing import Any
 
 import psycopg
+from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.postgresql.base import DatabaseWrapper as PostgresqlWrapper
 from django.db.backends.postgresql.psycopg_any import IsolationLevel
 from django.db.backends.utils import debug_transaction
 from django.db.utils import OperationalError
 
 from pgroute.errors import CommitUnknown, DeadlineExceeded, PgrouteError, TokenError
+from pgroute.integrations.django.creation import DatabaseCreation
 from pgroute.integrations.django.errors import Errors
+from pgroute.integrations.django.leases import router
 from pgroute.integrations.django.routing import REPLICA, current_visit, give_back
 from pgroute.routing.commit import Commit
 from pgroute.routing.ending import ending_failed
@@ -28,6 +31,7 @@ class DatabaseWrapper(PostgresqlWrapper):  # type: ignore[misc]
     lost connection stays in its place, closed, until the transaction or Django is done with it.
     """
 
+    creation_class = DatabaseCreation
     connection: Any
     run_commit_hooks_on_set_autocommit_on: bool
     run_on_commit: list[Any]
@@ -44,6 +48,8 @@ class DatabaseWrapper(PostgresqlWrapper):  # type: ignore[misc]
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         """A lease; the router's error when it has none to give."""
+        name = self.settings_dict["NAME"]
+        self.check_database("postgres" if name is None else name)  # None: as Django's own has it
         here = current_visit()
         if self.alias == REPLICA:
             lease, connection = _read(here)
@@ -54,6 +60,16 @@ class DatabaseWrapper(PostgresqlWrapper):  # type: ignore[misc]
         self.isolation_level = IsolationLevel.READ_COMMITTED
         self._lease = lease
         return connection
+
+    def check_database(self, wanted: str) -> None:
+        """ImproperlyConfigured when the router leads to another one; "" is any."""
+        ours = router().settings.database_name
+        if wanted not in ("", ours):
+            raise ImproperlyConfigured(
+                f"settings.PGROUTE leads to the database {ours}, but Django wants {wanted} for "
+                f"{self.alias!r}: let both name the same (for tests, too: see "
+                "pgroute.integrations.django)"
+            )
 
     def set_autocommit(
         self, autocommit: bool, force_begin_transaction_with_broken_autocommit: bool = False
