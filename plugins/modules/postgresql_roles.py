@@ -130,9 +130,9 @@ def plan(
         for key, value in sorted(role["settings"].items()):
             split = elements if key in LISTS else whole
             if key not in settings or split(settings[key]) != split(str(value)):
-                wanted = ", ".join(literal(element) for element in split(str(value)))
+                words = ", ".join(literal(element) for element in split(str(value)))
                 steps.append(
-                    (f"ALTER ROLE {quote(name)} SET {quote(key)} = {wanted}", described + f"{key} = {value}")
+                    (f"ALTER ROLE {quote(name)} SET {quote(key)} = {words}", described + f"{key} = {value}")
                 )
         steps += [
             (f"ALTER ROLE {quote(name)} RESET {quote(key)}", described + f"{key} reset")
