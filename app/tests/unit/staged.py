@@ -54,6 +54,7 @@ class Connection:
     route: Any = None
     autocommit: bool = False
     untidy: bool = False
+    left_open: str = ""
     epoch: int = 0
     used_at: float = 0.0
     expires_at: float = float("inf")
@@ -128,7 +129,7 @@ class Pool(Front[Any]):
 
     def discard(self, connection: Connection) -> None:
         self.discarded.append(connection)
-        self.connection = Connection(self.node)
+        self.connection = Connection(self.node, answers=connection.answers)
 
     def renew(self) -> None:
         self.renewed += 1

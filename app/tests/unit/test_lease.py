@@ -39,7 +39,7 @@ class Holder:
 
 
 def lent(shelf: Shelf, until: float = 1000.0) -> Holder:
-    holder = Holder(Connection("h"))
+    holder = Holder(Connection("h", autocommit=True))
     shelf.in_flight[holder] = until
     return holder
 
@@ -61,7 +61,9 @@ def test_what_comes_back_goes_to_whoever_waits() -> None:
     assert shelf.handed_over == [holder.connection]
 
 
-@pytest.mark.parametrize("reason", ["old", "outdated", "untidy", "cut", "closed", "hook"])
+@pytest.mark.parametrize(
+    "reason", ["old", "outdated", "untidy", "cut", "closed", "hook", "open", "mode"]
+)
 def test_what_needs_thought_is_not_taken_back_at_once(reason: str) -> None:
     shelf = Shelf(on_return=(lambda _: None) if reason == "hook" else None)
     holder = lent(shelf)
@@ -73,6 +75,10 @@ def test_what_needs_thought_is_not_taken_back_at_once(reason: str) -> None:
         shelf.outdate()
     elif reason == "untidy":
         connection.untidy = True
+    elif reason == "open":
+        connection.left_open = "a statement"
+    elif reason == "mode":
+        connection.autocommit = False
     elif reason == "cut":
         assert shelf.overdue(2000.0) == [holder]
     elif reason == "closed":
@@ -159,7 +165,7 @@ def test_what_is_idle_for_long_is_put_away() -> None:
 
 def test_no_connection_is_held_by_two_and_none_is_lost() -> None:
     shelf = Shelf()
-    connections = [Connection("h") for _ in range(3)]
+    connections = [Connection("h", autocommit=True) for _ in range(3)]
     shelf.idle.extend(connections)
     held: dict[int, object] = {}
     twice: list[int] = []

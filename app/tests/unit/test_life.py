@@ -97,6 +97,9 @@ def test_a_hook_s_own_error_loses_no_connection(silent: Settings, kind: Any) -> 
             expires_at=float("inf"),
             closed=False,
             untidy=False,
+            left_open="",
+            autocommit=True,
+            commit_each=end("on its own"),
             forget_answer=lambda: None,
             close=end("closed"),
             home=SimpleNamespace(putconn=end("given back")),
@@ -110,5 +113,5 @@ def test_a_hook_s_own_error_loses_no_connection(silent: Settings, kind: Any) -> 
 
     with pytest.raises(KeyError):
         asyncio.run(give_back())
-    assert ended == ["closed", "given back"]
+    assert ended == ["on its own", "closed", "given back"]
     assert not pool.idle

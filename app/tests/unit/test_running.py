@@ -232,6 +232,8 @@ def test_a_stale_plan_is_run_once_more_without_it() -> None:
     connection.answers.extend([stale, stale])
     with pytest.raises(errors.FeatureNotSupported):
         router.execute(WRITE)
+    # What is prepared on the connection would be met by its next user.
+    assert len(router.pool("pg1", writes=True).discarded) == 3
 
 
 def test_retries_end_at_the_deadline() -> None:
@@ -281,11 +283,10 @@ def test_a_transaction_that_was_rolled_back_is_run_again_as_a_whole(
     error: type[Exception],
 ) -> None:
     router = Router(ALL_WELL)
-    connection = router.connection("pg1", writes=True)
-    runs = []
+    runs: list[Any] = []
 
     def work(given: Any) -> int:
-        runs.append(1)
+        runs.append(given)
         given.status(IN_TRANSACTION)
         if len(runs) < 3:
             given.status(FAILED)
@@ -293,8 +294,11 @@ def test_a_transaction_that_was_rolled_back_is_run_again_as_a_whole(
         return len(runs)
 
     assert router.transaction(work) == 3
-    assert connection.done.count("rollback") == 2
+    assert sum(connection.done.count("rollback") for connection in set(runs)) == 2
     assert {action for _, action in router.noted.retries} == {"rerun"}
+    # A connection that refuses writes is not asked again.
+    refuses = error is errors.ReadOnlySqlTransaction
+    assert len(router.pool("pg1", writes=True).discarded) == (2 if refuses else 0)
 
 
 def test_a_transaction_that_fails_to_commit_is_run_again() -> None:

@@ -96,14 +96,18 @@ class AsyncNodePool(Front[AsyncNodeConnection]):
         """Return a connection that is in no transaction; one that is unusable is replaced."""
         connection.forget_answer()
         now = connection.used_at = self._clock()
-        if connection.epoch != self.epoch or now > connection.expires_at or connection.closed:
+        if self.is_past_use(connection, now):
             await self.discard(connection)
             return
-        if connection.untidy:
+        if connection.untidy or (self.read_only and not connection.autocommit):
             await connection.tidy(self.read_only)
         if self.on_return is not None:
             try:
+                await connection.commit_each(True)  # what it runs is not to wait for a COMMIT
                 await self.on_return(connection)
+                if connection.in_transaction:
+                    raise psycopg.ProgrammingError("on_return has left a transaction open")
+                await connection.commit_each(self.read_only)
             except BaseException as error:
                 await self.discard(connection)
                 if not isinstance(error, psycopg.Error):

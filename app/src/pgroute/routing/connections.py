@@ -52,13 +52,19 @@ class _Leased:
     route: tuple[Role, Reason] | None = None  # why it was handed out; None on the fast path
     prepare_threshold: int | None
     owner: Owner
-    _number_prepared: bool = False  # what Commit prepares
+    _number_prepared: bool | None = False  # what Commit prepares; None: must not any more
+    _isolation_before: IsolationLevel | None = None
     # The cursor of the last statement, for the next: a new one costs a seventh of a short
     # statement's time. Gone at the end of every block, which may change what cursors make of
     # answers, and within seconds, since it holds the last parameters and answer.
     spare: Any = None
     untidy: bool = False  # begin_as has changed it for a while
     pgconn: pq.abc.PGconn
+    lock: Any
+    # psycopg's own
+    _num_transactions: int
+    _pipeline: Any
+    _tpc: Any
     _incoming: select.poll | None = None
 
     @property
@@ -92,6 +98,17 @@ class _Leased:
         """Whether a transaction is open, failed ones included."""
         return self.pgconn.transaction_status != pq.TransactionStatus.IDLE
 
+    @property
+    def left_open(self) -> str:
+        """What of a block goes on when the block has ended; then nobody else can have it."""
+        if self._num_transactions:
+            return "a transaction() block"
+        if self._pipeline is not None:
+            return "a pipeline() block"
+        if self._tpc is not None:
+            return "a two-phase transaction"
+        return "a statement" if self.lock.locked() else ""
+
     def forget_answer(self) -> None:
         """Free what the last statement's cursor holds."""
         self.spare = None
@@ -109,19 +126,24 @@ class _Leased:
                 early=owner.commit_seconds > SLOW_SECONDS,
             )
         finally:
-            self._number_prepared |= commit.prepared
+            if commit.prepared:
+                self._number_prepared = True
         return began
 
     def _deallocate(self, name: bytes | None) -> Generator[Any, Any, None]:
         """As psycopg's own, which drops every prepared statement after a rollback, among others."""
-        if name is None:
-            self._number_prepared = False
+        if name is None:  # in a pipeline it may be skipped
+            self._number_prepared = False if self._pipeline is None else None
         yield from super()._deallocate(name)  # type: ignore[misc]
 
     def _ran(self, cursor: Any) -> None:
         """A statement may have dropped what psycopg does not know to be prepared."""
         if self._number_prepared and cursor.pgresult.command_status in _RESETS:
             self._number_prepared = False
+
+    def _require_whole(self) -> None:
+        if left := self.left_open:
+            raise psycopg.ProgrammingError(f"{left} is still open: nothing was committed")
 
     def _committed(self, began: float) -> None:
         owner, took = self.owner, time.monotonic() - began
@@ -176,6 +198,7 @@ class NodeConnection(_Leased, psycopg.Connection[Any]):
 
     def begin_as(self, isolation: IsolationLevel | None, *, explicit: bool) -> None:
         """Let the next statement begin a transaction at this isolation level."""
+        self._isolation_before = self.isolation_level
         if isolation is not None:
             self.isolation_level = isolation
         if explicit:
@@ -189,12 +212,14 @@ class NodeConnection(_Leased, psycopg.Connection[Any]):
 
     def tidy(self, autocommit: bool) -> None:
         """Undo what :meth:`begin_as` has set. No round trip."""
+        if self.untidy:
+            self.isolation_level = self._isolation_before
         self.untidy = False
-        self.isolation_level = None
         self.autocommit = autocommit
 
     def end(self, commit: Commit) -> None:
         """Commit, and note in ``commit`` what is known should the answer be lost."""
+        self._require_whole()
         with self.lock:
             self._committed(self.wait(self._committing(commit)))
 
@@ -239,6 +264,7 @@ class AsyncNodeConnection(_Leased, psycopg.AsyncConnection[Any]):
 
     async def begin_as(self, isolation: IsolationLevel | None, *, explicit: bool) -> None:
         """Let the next statement begin a transaction at this isolation level."""
+        self._isolation_before = self.isolation_level
         if isolation is not None:
             await self.set_isolation_level(isolation)
         if explicit:
@@ -252,11 +278,13 @@ class AsyncNodeConnection(_Leased, psycopg.AsyncConnection[Any]):
 
     async def tidy(self, autocommit: bool) -> None:
         """Undo what :meth:`begin_as` has set. No round trip."""
+        if self.untidy:
+            await self.set_isolation_level(self._isolation_before)
         self.untidy = False
-        await self.set_isolation_level(None)
         await self.set_autocommit(autocommit)
 
     async def end(self, commit: Commit) -> None:
         """Commit, and note in ``commit`` what is known should the answer be lost."""
+        self._require_whole()
         async with self.lock:
             self._committed(await self.wait(self._committing(commit)))

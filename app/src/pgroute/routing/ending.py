@@ -8,7 +8,7 @@ import psycopg
 from psycopg import pq
 from psycopg.errors import InFailedSqlTransaction, ReadOnlySqlTransaction
 
-from pgroute.core.retries import Backoff
+from pgroute.core.retries import Backoff, Trouble, trouble
 from pgroute.core.topology import Role
 from pgroute.errors import (
     CommitUnknown,
@@ -40,13 +40,13 @@ def end(router: Base, holder: Holder, error: BaseException | None) -> Steps[None
     try:
         if error is None:
             yield from _commit(router, holder, commit)
-        elif connection.pgconn.transaction_status not in (pq.TransactionStatus.IDLE, _LOST):
+        elif _is_to_roll_back(connection):
             yield router.do_rollback(connection)
     except BaseException as failure:  # noqa: BLE001 - learnt from, then raised
         yield from ending_failed(router, holder, commit, failure, error)
     else:
         lost = connection.pgconn.transaction_status == _LOST
-        cut = yield from let_go(router, holder)
+        cut = yield from let_go(router, holder, error)
         if error is not None:
             told = explain(router, holder, error, cut=cut, lost=lost)
             if told is not error:
@@ -63,9 +63,10 @@ def ending_failed(
     """Go on after :func:`end`, which had ``error`` to begin with, met ``failure``."""
     router.saw(holder)  # it may have happened
     lost = holder.connection.pgconn.transaction_status == _LOST
-    cut = yield from let_go(router, holder)
+    cut = yield from let_go(router, holder, failure)
     told = explain(router, holder, failure if error is None else error, cut=cut, lost=lost)
-    if commit.sent and isinstance(failure, psycopg.Error) and (lost or cut):
+    unanswered = isinstance(failure, psycopg.Error) and failure.sqlstate is None
+    if commit.sent and isinstance(failure, psycopg.Error) and (lost or cut or unanswered):
         yield from resolve(router, holder, commit, told)
     elif told is not error:
         raise told from (None if told is failure else failure)
@@ -116,15 +117,32 @@ def _commit(router: Base, holder: Holder, commit: Commit) -> Steps[None]:
         router.wrote(holder)
 
 
-def let_go(router: Base, holder: Holder) -> Steps[bool]:
-    """Give the connection back; True when it had been cut."""
+def let_go(router: Base, holder: Holder, error: BaseException | None = None) -> Steps[bool]:
+    """Give the connection back, unless ``error`` says that it is spoilt; True when it was cut."""
     connection, pool = holder.connection, holder.pool
     cut = pool.in_flight.pop(holder, None) is None
-    if not cut and connection.pgconn.transaction_status == pq.TransactionStatus.IDLE:
+    whole = connection.pgconn.transaction_status == pq.TransactionStatus.IDLE
+    if whole and not cut and not connection.left_open and not _has_spoilt(holder, error):
         yield router.do_give_back(pool, connection)
     else:
         yield router.do_discard(pool, connection)
     return cut
+
+
+def _is_to_roll_back(connection: Any) -> bool:
+    """Who has left something open may hold the lock for ever; its connection is closed instead."""
+    status = connection.pgconn.transaction_status
+    return status not in (pq.TransactionStatus.IDLE, _LOST) and not connection.left_open
+
+
+def _has_spoilt(holder: Holder, error: BaseException | None) -> bool:
+    """Whether the connection would meet the next one with the same error."""
+    if isinstance(error, ReadOnlySqlTransaction):
+        return not _read_only(holder)
+    if not isinstance(error, psycopg.Error):
+        return False
+    found = trouble(error.sqlstate, sent=True, on_standby=False, message=str(error))
+    return found is Trouble.STALE_PLAN
 
 
 def _read_only(holder: Holder) -> bool:

@@ -106,6 +106,7 @@ def _second(router: Base, pace: Pace, statement: Statement, first: _Attempt) -> 
 
 def hedged(router: Router, executor: Executor, pace: Pace, statement: Statement) -> Result:
     """The answer that comes first. Raises Failure, or what leasing raises, when none does."""
+    router.require_open()
     started = router.clock()
 
     def begin(one: _Attempt) -> Future[Result]:
@@ -130,7 +131,8 @@ def hedged(router: Router, executor: Executor, pace: Pace, statement: Statement)
             return future.result()  # raises
     pace.took(router.clock() - started)
     for loser in running.values():
-        executor.submit(loser.cancel)
+        with suppress(RuntimeError):  # the router is being closed, and its connections with it
+            executor.submit(loser.cancel)
     if both:
         _tell(router, first, one)
     return future.result()

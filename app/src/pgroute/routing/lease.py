@@ -141,6 +141,15 @@ class Front(Generic[Connection]):
             now - connection.used_at <= FRESH_SECONDS or connection.is_alive()
         )
 
+    def is_past_use(self, connection: Connection, now: float) -> bool:
+        """Whether a connection that comes back is to be replaced."""
+        return bool(
+            connection.epoch != self.epoch
+            or now > connection.expires_at
+            or connection.closed
+            or connection.left_open
+        )
+
     def idle_one(self) -> Connection | None:
         """An idle connection, if there is one."""
         try:
@@ -160,6 +169,8 @@ class Front(Generic[Connection]):
             self._thorough
             or connection.untidy
             or connection.epoch != self.epoch
+            or connection.left_open
+            or (self.read_only and not connection.autocommit)
             or self.in_flight.pop(holder, None) is None
         ):
             return False

@@ -94,14 +94,18 @@ class NodePool(Front[NodeConnection]):
         """Return a connection that is in no transaction; one that is unusable is replaced."""
         connection.forget_answer()
         now = connection.used_at = self._clock()
-        if connection.epoch != self.epoch or now > connection.expires_at or connection.closed:
+        if self.is_past_use(connection, now):
             self.discard(connection)
             return
-        if connection.untidy:
+        if connection.untidy or (self.read_only and not connection.autocommit):
             connection.tidy(self.read_only)
         if self.on_return is not None:
             try:
+                connection.commit_each(True)  # what it runs is not to wait for a COMMIT
                 self.on_return(connection)
+                if connection.in_transaction:
+                    raise psycopg.ProgrammingError("on_return has left a transaction open")
+                connection.commit_each(self.read_only)
             except BaseException as error:
                 self.discard(connection)
                 if not isinstance(error, psycopg.Error):

@@ -202,7 +202,9 @@ def _once(
     try:
         yield from end(router, holder, None)
     except (psycopg.Error, NodeUnavailable) as error:
-        lost = error.sqlstate is None if isinstance(error, psycopg.Error) else True
+        lost = isinstance(error, NodeUnavailable) or (
+            isinstance(error, psycopg.OperationalError) and error.sqlstate is None
+        )
         raise Failure(error, _trouble(holder, error, lost), holder.route.node) from error
     return value
 
