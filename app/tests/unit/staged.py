@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from random import Random
+from threading import Lock
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -41,8 +42,22 @@ class Clock:
         self.now += max(seconds, 0.001)
 
 
+class Settled:
+    """What psycopg keeps of whatever is open on a connection: nothing here."""
+
+    _num_transactions = 0
+    _pipeline: Any = None
+    _tpc: Any = None
+    lock = Lock()  # of nobody
+    autocommit: bool
+
+    @property
+    def _autocommit(self) -> bool:
+        return self.autocommit
+
+
 @dataclass(eq=False)
-class Connection:
+class Connection(Settled):
     """What the router uses of a connection. ``answers``: results or errors of its statements."""
 
     node: str

@@ -61,8 +61,16 @@ def test_what_comes_back_goes_to_whoever_waits() -> None:
     assert shelf.handed_over == [holder.connection]
 
 
+OPEN = {
+    "_num_transactions": 1,
+    "_pipeline": object(),
+    "_tpc": object(),
+    "lock": SimpleNamespace(locked=lambda: True),
+}
+
+
 @pytest.mark.parametrize(
-    "reason", ["old", "outdated", "untidy", "cut", "closed", "hook", "open", "mode"]
+    "reason", ["old", "outdated", "untidy", "cut", "closed", "hook", "mode", *OPEN]
 )
 def test_what_needs_thought_is_not_taken_back_at_once(reason: str) -> None:
     shelf = Shelf(on_return=(lambda _: None) if reason == "hook" else None)
@@ -75,8 +83,8 @@ def test_what_needs_thought_is_not_taken_back_at_once(reason: str) -> None:
         shelf.outdate()
     elif reason == "untidy":
         connection.untidy = True
-    elif reason == "open":
-        connection.left_open = "a statement"
+    elif reason in OPEN:
+        setattr(connection, reason, OPEN[reason])
     elif reason == "mode":
         connection.autocommit = False
     elif reason == "cut":

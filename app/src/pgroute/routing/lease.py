@@ -169,8 +169,12 @@ class Front(Generic[Connection]):
             self._thorough
             or connection.untidy
             or connection.epoch != self.epoch
-            or connection.left_open
-            or (self.read_only and not connection.autocommit)
+            # As left_open and autocommit, which cost a call each.
+            or connection._num_transactions
+            or connection._pipeline is not None
+            or connection._tpc is not None
+            or connection.lock.locked()
+            or (self.read_only and not connection._autocommit)
             or self.in_flight.pop(holder, None) is None
         ):
             return False
