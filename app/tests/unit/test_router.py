@@ -47,6 +47,7 @@ from .staged import (
 
 NOBODY = (Silence("pg1", "gone"), REPLICA_2, REPLICA_3)
 BEHIND = (PRIMARY, Answer("pg2", True, 1, 7, 990, True), Answer("pg3", True, 1, 7, 990, True))
+ALONE = (PRIMARY, Silence("pg2", "gone"), Silence("pg3", "gone"))
 TOKEN = Token(7, 1, 1000)
 
 
@@ -287,6 +288,30 @@ def test_read_that_raises_does_so_at_its_deadline() -> None:
     with pytest.raises(ContractNotMet, match=r"no replica meets after=.*\(waited 1 s\)"):
         node_of(router.read(after=TOKEN, otherwise="raise"))
     assert 1.0 <= router.time.now - started < 1.1
+
+
+def test_what_must_not_touch_the_primary_is_raised_for_without_replicas() -> None:
+    router = Staged(ALONE)
+    with pytest.raises(ContractNotMet, match=r"no healthy replica \(waited 1 s\)"):
+        node_of(router.read(otherwise="raise"))
+    router.rounds = [ALONE, ALL_WELL]
+    assert node_of(router.read(otherwise="raise")) in ("pg2", "pg3")
+
+
+def test_any_replica_is_waited_for_before_the_primary_is_read() -> None:
+    router = Staged(ALONE, ALONE, ALONE, ALL_WELL)
+    assert node_of(router.read(otherwise="wait")) in ("pg2", "pg3")
+    router, started = Staged(ALONE), 100.0
+    assert node_of(router.read(otherwise="wait", token_timeout=0.5)) == "pg1"
+    assert 0.5 <= router.time.now - started < 0.55
+
+
+def test_lag_is_waited_for_before_the_primary_is_read() -> None:
+    router = Staged(BEHIND, BEHIND, BEHIND, ALL_WELL)
+    assert node_of(router.read(max_lag=0, otherwise="wait")) in ("pg2", "pg3")
+    router, started = Staged(BEHIND), 100.0
+    assert node_of(router.read(max_lag=0, wait=True, token_timeout=0.5)) == "pg1"
+    assert 0.5 <= router.time.now - started < 0.55
 
 
 def test_reads_that_spill_are_capped() -> None:

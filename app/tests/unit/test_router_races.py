@@ -13,6 +13,7 @@ import pytest
 
 from pgroute import (
     CommitUnknown,
+    ContractNotMet,
     DeadlineExceeded,
     Fault,
     NodeUnavailable,
@@ -26,6 +27,7 @@ from pgroute.core.candidates import select
 from pgroute.core.topology import Answer, Observation, Role, Silence
 from pgroute.routing import leasing
 from pgroute.routing.commit import Commit
+from pgroute.routing.hedging import _ELSEWHERE as ELSEWHERE
 from pgroute.routing.hedging import _Attempt, _GivenUp
 from pgroute.routing.holder import PLAIN
 from pgroute.routing.routes import _none
@@ -373,6 +375,15 @@ def test_a_hedge_that_comes_too_late_asks_nobody() -> None:
         router.drive(late.steps())
     assert router.pool("pg2").in_flight == router.pool("pg3").in_flight == {}
     assert router.connection("pg2").done == router.connection("pg3").done == []
+
+
+def test_a_hedge_never_asks_the_primary() -> None:
+    router = Staged(ALL_WELL)
+    router.pool("pg3").connection = None
+    statement = Statement("select 1", None, ELSEWHERE, True, False, router.time.now + 1)
+    with pytest.raises(ContractNotMet):
+        router.drive(_Attempt(router, statement, frozenset({"pg2"})).steps())
+    assert [node for node, _, _ in router.noted.routes] == []
 
 
 def test_a_write_that_may_be_lost_is_told_once() -> None:

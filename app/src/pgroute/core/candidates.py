@@ -24,7 +24,7 @@ class Then(StrEnum):
 
     PRIMARY = "primary"  # the contract itself asks for it: no cap
     SPILL = "spill"  # read on the primary, within the cap on spilled reads
-    WAIT = "wait"  # wait for the token on a ``waitable`` node, then read on the primary
+    WAIT = "wait"  # wait for a replica that meets the contract, then read on the primary
     LOOK_AGAIN = "look_again"  # ask the servers anew and select again, within the deadline
     REFUSE = "refuse"  # ContractNotMet, or NoReadableNode without a primary
 
@@ -71,7 +71,7 @@ def select(
         return Selection((), then, why, topology.primary, token=token)
     sound = _admitted(topology.replicas, breakers) + _admitted(topology.laggards, breakers)
     if contract.is_eventual and trail is None and token is None and not pending:
-        return _eventual(topology, sound, breakers, now, draw)
+        return _eventual(contract, topology, sound, breakers, now, draw)
 
     if topology.primary is None:  # how far a replica lags is unknown, what it holds is not
         sound += _admitted(topology.adrift, breakers)
@@ -84,13 +84,8 @@ def select(
     )
     why = "the mark's position is not known yet" if pending else f"no replica meets {contract}"
     if topology.primary is None:
-        then, why = Then.REFUSE, f"{why}; {topology.problem}"
-    elif contract.otherwise is Otherwise.RAISE:
-        then = Then.REFUSE
-    elif contract.otherwise is Otherwise.WAIT and (token is not None or pending):
-        then = Then.WAIT
-    else:
-        then = Then.SPILL
+        why = f"{why}; {topology.problem}"
+    then = _otherwise(contract, topology)
     return Selection(_warm(meet, breakers, now, draw), then, why, topology.primary, sound, token)
 
 
@@ -163,7 +158,15 @@ def _sampled(topology: Topology, ledger: Ledger) -> bool:
     return topology.primary is None or topology.fence.timeline == ledger.timeline
 
 
+def _otherwise(contract: Contract, topology: Topology) -> Then:
+    """What the caller wants when no replica will do."""
+    if topology.primary is None or contract.otherwise is Otherwise.RAISE:
+        return Then.REFUSE
+    return Then.WAIT if contract.otherwise is Otherwise.WAIT else Then.SPILL
+
+
 def _eventual(
+    contract: Contract,
     topology: Topology,
     sound: tuple[str, ...],
     breakers: Breakers | None,
@@ -171,16 +174,15 @@ def _eventual(
     draw: float,
 ) -> Selection:
     healthy = tuple(name for name in sound if name in topology.replicas)
-    primary = topology.primary
+    primary, then = topology.primary, _otherwise(contract, topology)
     if healthy:
         found = _warm(healthy, breakers, now, draw)
-        then = Then.REFUSE if primary is None else Then.SPILL
         return Selection(found, then, topology.problem or "no other replica", primary)
     if sound:  # lag alone never sends everybody to the primary: the nearest one
-        return Selection(sound[:1], Then.SPILL, "every replica lags", primary)
+        return Selection(sound[:1], then, "every replica lags", primary)
     if primary is not None:
-        return Selection((), Then.SPILL, "no healthy replica", primary)
-    return Selection(_admitted(topology.adrift, breakers), Then.REFUSE, str(topology.problem))
+        return Selection((), then, "no healthy replica", primary)
+    return Selection(_admitted(topology.adrift, breakers), then, str(topology.problem))
 
 
 def _meets(name: str, contract: Contract, token: Token | None, ledger: Ledger, now: float) -> bool:

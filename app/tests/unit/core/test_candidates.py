@@ -163,13 +163,9 @@ def test_a_cut_off_primary_makes_every_replica_too_old_in_time() -> None:
     ],
 )
 def test_the_caller_chooses_what_happens_otherwise(otherwise: Otherwise, then: Then) -> None:
-    contract = Contract(after=token(5001), otherwise=otherwise)
-    assert Fleet().ask(contract) == ((), then)
-
-
-def test_there_is_nothing_to_wait_for_without_a_token() -> None:
-    contract = Contract(max_lag_bytes=0, otherwise=Otherwise.WAIT)
-    assert Fleet(pg2=1, pg3=1).ask(contract) == ((), Then.SPILL)
+    assert Fleet().ask(Contract(after=token(5001), otherwise=otherwise)) == ((), then)
+    assert Fleet(pg2=1, pg3=1).ask(Contract(max_lag_bytes=0, otherwise=otherwise)) == ((), then)
+    assert Fleet(pg2=None, pg3=None).ask(Contract(otherwise=otherwise)) == ((), then)
 
 
 def test_a_token_of_a_timeline_to_come_is_not_read_on_this_primary() -> None:
