@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -368,6 +369,56 @@ def test_a_misroute_corrects_itself_once(servers: Servers, front: str, noted: No
             assert noted.misroutes == 1, turn
 
 
+SLOW_ON_PG2 = f"select pg_sleep(case inet_server_port() when {port('pg2')} then 60 else 0 end)"
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_a_replica_whose_reads_hang_is_left_out(servers: Servers, front: str) -> None:
+    """Its probe answers, its reads do not."""
+    with opened(front, servers.settings()) as router:
+        eventually(lambda: whole(router), what="all well")
+        hung = 0
+        for _ in range(60):
+            try:
+                with router.read(timeout=0.2) as connection:
+                    connection.execute(SLOW_ON_PG2)
+            except DeadlineExceeded as error:
+                assert "pg2" in str(error)  # noqa: PT017 - some succeed
+                hung += 1
+        assert 3 <= hung < 15, "in turn it would have been every second one"
+        eventually(lambda: "pg2" in router.fleet.replicas, what="it is tried again")
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_what_statement_timeout_ends_is_asked_once_elsewhere(servers: Servers, front: str) -> None:
+    settings = servers.settings(statement_timeout_seconds=0.2)
+    with opened(front, settings, statements=Credulous()) as router:
+        eventually(lambda: whole(router), what="all well")
+        assert {router.execute(SLOW_ON_PG2).node for _ in range(4)} == {"pg3"}
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            router.execute("select pg_sleep(60)")
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_nobody_waits_for_a_replica_that_refuses_connections(servers: Servers, front: str) -> None:
+    """The probe's connection is older, so the replica looks well."""
+    settings = servers.settings(pool_min_size=0, connect_timeout_seconds=60)
+    refuse = "sed -i '1i host all app_ro all reject' /srv/pg/pg2/pg_hba.conf"
+    with opened(front, settings) as router:
+        eventually(lambda: whole(router), what="all well")
+        servers.run(refuse)
+        servers.sql("pg2", "select pg_reload_conf()")
+        try:
+            until = time.monotonic() + 30
+            for _ in range(20):
+                with router.read() as connection:
+                    assert connection.node == "pg3"
+            assert time.monotonic() < until, "each would have waited for a minute"
+        finally:
+            servers.run("sed -i 1d /srv/pg/pg2/pg_hba.conf")
+            servers.sql("pg2", "select pg_reload_conf()")
+
+
 @pytest.mark.parametrize("front", FRONTS)
 def test_a_late_read_is_asked_again_elsewhere(servers: Servers, front: str) -> None:
     class Hedges(Silent):
@@ -379,14 +430,13 @@ def test_a_late_read_is_asked_again_elsewhere(servers: Servers, front: str) -> N
                 self.outcomes.append(outcome)
 
     seen = Hedges()
-    slow = f"select pg_sleep(case when inet_server_port() = {port('pg2')} then 60 else 0 end)"
     settings = servers.settings(hedge_share=0.05, hedge_percentile=0.99)
     with opened(front, settings, statements=Credulous(), observer=seen) as router:
         eventually(lambda: whole(router), what="all well")
         for _ in range(600):  # what is usual, and more to pay with than one in a hundred costs
             router.execute("select 1")
         while Hedge.SECOND_WON not in seen.outcomes:
-            assert router.execute(slow).node == "pg3"
+            assert router.execute(SLOW_ON_PG2).node == "pg3"
         query = "select count(*) from pg_stat_activity where state = 'active' and query like "
         eventually(
             lambda: servers.sql("pg2", query + "'select pg_sleep%'") == "0",

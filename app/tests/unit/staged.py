@@ -62,6 +62,7 @@ class Connection(Settled):
 
     node: str
     is_standby: bool = False
+    was_promoted: bool = False
     answers: deque[Any] = field(default_factory=deque)
     on_commit: Callable[[Commit], None] | None = None
     done: list[str] = field(default_factory=list)

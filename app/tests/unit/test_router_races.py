@@ -17,6 +17,7 @@ from pgroute import (
     DeadlineExceeded,
     Fault,
     NodeUnavailable,
+    Reason,
     RouterClosed,
     SplitBrain,
     Token,
@@ -35,7 +36,18 @@ from pgroute.routing.running import Statement
 from pgroute.routing.tokens import PendingToken
 from pgroute.statements import Route as Lane
 
-from .staged import ALL_WELL, IN_TRANSACTION, LOST, PRIMARY, REPLICA_2, REPLICA_3, Pool, Staged
+from .staged import (
+    ACTIVE,
+    ALL_WELL,
+    IN_TRANSACTION,
+    LOST,
+    PRIMARY,
+    REPLICA_2,
+    REPLICA_3,
+    Connection,
+    Pool,
+    Staged,
+)
 
 NEW_PRIMARY = Answer("pg2", False, 2, 7, 1010, False)
 REPLICA_OF_NEW = Answer("pg3", True, 2, 7, 1010, True)
@@ -375,6 +387,88 @@ def test_a_hedge_that_comes_too_late_asks_nobody() -> None:
         router.drive(late.steps())
     assert router.pool("pg2").in_flight == router.pool("pg3").in_flight == {}
     assert router.connection("pg2").done == router.connection("pg3").done == []
+
+
+def overdue(router: Staged, name: str) -> None:
+    """A read on a replica that gets no answer within its second."""
+    connection = router.connection(name)
+    router.pool(name).idle.append(connection)
+    router.next_read = lambda: router.route(name, True, Role.REPLICA, Reason.READ)
+    connection.used_at = router.time.now
+    with pytest.raises(DeadlineExceeded), router.read(timeout=1):
+        connection.status(ACTIVE)
+        router.time.sleep(1.1)
+        router.watch(router.time.now)
+        connection.status(LOST)
+        raise psycopg.OperationalError("the socket is closed")
+
+
+def test_a_replica_from_which_nothing_comes_back_is_left_out() -> None:
+    router = Staged(ALL_WELL)
+    for _ in range(3):
+        assert router.fleet.replicas == ("pg2", "pg3")
+        overdue(router, "pg2")
+    router.fleet._choose()
+    assert router.fleet.replicas == ("pg3",)
+    for _ in range(5):
+        overdue(router, "pg3")  # slowness never sends all to the primary
+    router.fleet._choose()
+    assert router.fleet.replicas == ("pg3",)
+
+
+def test_a_replica_that_answers_others_is_not_left_out_for_a_slow_statement() -> None:
+    router = Staged(ALL_WELL)
+    for _ in range(5):
+        other = Connection("pg2", autocommit=True, used_at=router.time.now + 0.5)
+        router.pool("pg2").idle.appendleft(other)
+        overdue(router, "pg2")
+    router.fleet._choose()
+    assert router.fleet.replicas == ("pg2", "pg3")
+
+
+def test_a_promotion_is_seen_on_the_connections_that_read() -> None:
+    router = Staged(ALL_WELL)
+    for name in ("pg2", "pg3"):
+        connection = router.connection(name)
+        connection.autocommit, connection.used_at = True, router.time.now
+        router.pool(name).idle.append(connection)
+    for promoted, asked in ((False, 0), (True, 1), (True, 1)):
+        router.connection("pg2").was_promoted = promoted
+        for _ in range(4):
+            with router.read():
+                pass
+        assert router.asked == asked  # once in a while
+        if not promoted:
+            router.time.sleep(0.02)
+
+
+def test_a_promotion_is_seen_on_a_connection_that_was_waited_for() -> None:
+    router = Staged(ALL_WELL)
+    router.connection("pg2").was_promoted = True
+    with router.read(node="pg2"):
+        assert router.asked == 1
+
+
+def test_nobody_waits_for_a_pool_that_is_refused_and_has_nothing() -> None:
+    router = Staged(ALL_WELL)
+    pool = router.pool("pg2")
+    pool.connected(psycopg.OperationalError("too many clients"))
+    router.watch(router.time.now)
+    assert pool.renewed == 0  # nobody waits
+    pool.waiting.append(None)
+    pool.in_flight["somebody"] = 1000.0
+    router.watch(router.time.now)
+    assert pool.renewed == 0  # one may come back
+    pool.in_flight.clear()
+    router.watch(router.time.now)
+    assert pool.renewed == 1
+    pool.begin_anew()
+    router.watch(router.time.now)
+    assert pool.renewed == 1  # it is being tried
+    pool.connected(psycopg.OperationalError("too many clients"))
+    play(router, PRIMARY, REPLICA_2, Silence("pg3", "gone"))
+    router.watch(router.time.now)
+    assert pool.renewed == 1  # nobody else could serve
 
 
 def test_a_hedge_never_asks_the_primary() -> None:

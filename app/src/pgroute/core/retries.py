@@ -18,7 +18,7 @@ class Trouble(StrEnum):
     RECOVERY_CONFLICT = "recovery_conflict"  # 40001, 40P01, 57P04 on a standby
     CONNECTION_LOST = "connection_lost"  # in the middle of a statement
     LIMIT = "limit"  # 57014, 55P03, 53xxx: a limit of the server or the caller
-    OWN_DEADLINE = "own_deadline"  # the limit was ours, for this attempt alone
+    OWN_DEADLINE = "own_deadline"  # the limit was ours, statement_timeout included
     STALE_PLAN = "stale_plan"  # 26000, 0A000: a prepared statement that is not there any more
     PERMANENT = "permanent"  # wrong data, rights or syntax: the same again anywhere
 
@@ -128,6 +128,7 @@ def decide_retry(
     if what is Trouble.CONNECTION_LOST and work is Work.WRITE and idempotent:
         return Action.REDISCOVER
     once = action in (Action.PRIMARY_AND_REMEMBER, Action.REDISCOVER_ONCE, Action.DEALLOCATE)
+    once = once or what is Trouble.OWN_DEADLINE  # slow twice: the statement is, not the server
     return Action.RAISE if once and attempts > 1 else action
 
 

@@ -19,7 +19,7 @@ from itertools import count
 from random import Random
 from typing import Any, Protocol, TypeVar
 
-from psycopg import IsolationLevel
+from psycopg import IsolationLevel, pq
 from psycopg_pool import PoolTimeout
 
 from pgroute.config import Settings
@@ -341,6 +341,8 @@ class Base(ABC):
         if now - connection.used_at > FRESH_SECONDS and not pool.fit(connection, now):
             pool.put_back(connection)  # for whoever looks thoroughly
             raise NoRoute
+        if now > pool.look_at:
+            self.look(pool, connection, now)
         holder.pool = pool
         holder.route = route
         holder.connection = connection
@@ -349,6 +351,13 @@ class Base(ABC):
         pool.in_flight[holder] = holder.until = now + holder.limit
         route.count()
         return connection
+
+    def look(self, pool: Any, connection: Any, now: float) -> None:
+        """See what the server said of itself with its last answer: who was promoted is found
+        before it is asked."""
+        pool.look_at = now + FRESH_SECONDS
+        if connection.was_promoted:
+            self.fleet.wake()
 
     def take_planned(self, holder: Holder, plan: Plan) -> Any:
         """As :meth:`take_read`, from a replica that surely meets the plan; None without one."""
@@ -466,12 +475,24 @@ class Base(ABC):
         self.stats[node].took(seconds)
 
     def watch(self, now: float) -> None:
-        """Cut whoever is past the deadline."""
+        """Cut whoever is past the deadline; let nobody wait for what will not come."""
         for pool in self.pools_by_key.values():
             for holder in pool.overdue(now):
                 _log.warning("%s: cutting a connection at its deadline", pool.node)
-                self.observer.failed(pool.node, Fault.OVERDUE)
+                self.overdue(holder)
                 holder.connection.cut()
+            if pool.hopeless and pool.read_only and self.fleet.has_another(pool.node):
+                self.abandon(pool.node)
+
+    def overdue(self, holder: Holder) -> None:
+        """A deadline has come. It speaks against a server only where nothing has come back since
+        the lease began: else the statement is slow, not the server."""
+        node = holder.route.node
+        waits = holder.connection.pgconn.transaction_status == pq.TransactionStatus.ACTIVE
+        if not waits or self.worked_since(node, holder.until - holder.limit):
+            self.observer.failed(node, Fault.OVERDUE)
+        else:
+            self.fleet.suspect(node, Fault.OVERDUE, "reads do not come back")
 
     def worked_since(self, node: str, moment: float) -> bool:
         """Whether a connection was handed out after ``moment`` and came back well."""

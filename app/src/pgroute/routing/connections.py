@@ -72,6 +72,11 @@ class _Leased:
         """What the server reported last about itself on this connection. No round trip."""
         return self.pgconn.parameter_status(b"in_hot_standby") == b"on"
 
+    @property
+    def was_promoted(self) -> bool:
+        """Whether a connection to a replica leads to a primary by now. No round trip."""
+        return self.pgconn.parameter_status(b"in_hot_standby") == b"off"
+
     def is_alive(self) -> bool:
         """False when the server has spoken on this idle connection. No round trip.
 

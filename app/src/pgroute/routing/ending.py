@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 from psycopg import pq
-from psycopg.errors import InFailedSqlTransaction, ReadOnlySqlTransaction
+from psycopg.errors import InFailedSqlTransaction, QueryCanceled, ReadOnlySqlTransaction
 
 from pgroute.core.retries import Backoff, Trouble, trouble
 from pgroute.core.topology import Role
@@ -95,7 +95,17 @@ def explain(
             router.fleet.suspect(node, Fault.READ_ONLY, "refuses writes")
     elif lost:
         router.fleet.suspect(node, Fault.CONNECTION_LOST, one_line(error))
+    elif ran_out(router, holder, error):
+        router.overdue(holder)
     return error
+
+
+def ran_out(router: Base, holder: Holder, error: BaseException) -> bool:
+    """Whether a statement was ended by the ``statement_timeout`` that the connection came with."""
+    settings = router.settings
+    limit = settings.statement_timeout_seconds or settings.operation_timeout_seconds
+    began = holder.until - holder.limit
+    return isinstance(error, QueryCanceled) and router.clock() - began >= limit
 
 
 def _commit(router: Base, holder: Holder, commit: Commit) -> Steps[None]:

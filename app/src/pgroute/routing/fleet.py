@@ -150,11 +150,20 @@ class Fleet:
         self._sampler.wake()
 
     def suspect(self, node: str, fault: Fault, why: str) -> None:
-        """Something went wrong on ``node``: count it, and ask at once."""
+        """Something went wrong on ``node``: count it, and ask at once.
+
+        Slowness counts only while another replica can serve: it never sends all to the primary.
+        """
         self.observer.failed(node, fault)
-        if fault in (Fault.CONNECTION_LOST, Fault.NO_CONNECTION):
+        slow = fault is Fault.OVERDUE and self.has_another(node)
+        if slow or fault in (Fault.CONNECTION_LOST, Fault.NO_CONNECTION):
             self.breakers[node].failed(self.clock(), why)
         self.wake()
+
+    def has_another(self, node: str) -> bool:
+        """Whether ``node`` is one of several replicas that may be used."""
+        replicas = self.replicas
+        return node in replicas and len(replicas) > 1
 
     def mark(
         self,

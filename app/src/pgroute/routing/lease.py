@@ -55,6 +55,8 @@ class Front(Generic[Connection]):
         self.commit_seconds = float("inf")  # not measured yet
         self.read_only = read_only
         self.epoch = 0
+        self.look_at = 0.0  # from then on, see whether the server's role is another one
+        self._refusals = 0  # attempts to connect that failed since the last that did not
         self.idle: deque[Connection] = deque()
         # Who holds a connection, and until when: whoever takes the holder out decides its end.
         self.in_flight: dict[Any, float] = {}
@@ -95,9 +97,20 @@ class Front(Generic[Connection]):
     def connected(self, error: psycopg.Error | None) -> None:
         """A connection was made, or could not be made."""
         self.last_error = None if error is None else one_line(error)
+        self._refusals = 0 if error is None else self._refusals + 1
         self.password_refused = error is not None and _is_refusal(error)
         if self.password_refused:
             self._passfile_then = self._passfile_now()
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether somebody waits for a connection that was refused, and none can come back."""
+        return bool(self._refusals and self.waiting and not self.in_flight and not self.idle)
+
+    def begin_anew(self) -> None:
+        """What was refused until now says nothing of what is tried from now on."""
+        self.password_refused = False
+        self._refusals = 0
 
     def password_changed(self) -> bool:
         """True when the password was refused and the passfile has been changed since.

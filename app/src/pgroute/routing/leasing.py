@@ -174,6 +174,8 @@ def take(router: Base, holder: Holder, route: Any, until: float) -> Steps[Any]:
         yield router.do_discard(pool, connection)
         router.fleet.suspect(name, Fault.READ_ONLY, "is a replica by now")
         raise NodeUnavailable(f"{name}: is a replica by now")
+    if route.role is Role.REPLICA:
+        router.look(pool, connection, now)
     # ``until`` is of the checkout, which begins with the operation and may end before it.
     rest = max(0.0, holder.limit - settings.checkout_timeout_seconds)
     router.hand_out(holder, route, connection, now, until + rest)

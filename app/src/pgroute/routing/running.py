@@ -16,7 +16,7 @@ from pgroute.errors import CommitUnknown, DeadlineExceeded, NodeUnavailable
 from pgroute.observing.observer import Reason
 from pgroute.results import Result
 from pgroute.routing.base import Base, Steps
-from pgroute.routing.ending import end
+from pgroute.routing.ending import end, ran_out
 from pgroute.routing.holder import Holder, Plan
 from pgroute.routing.leasing import lease_primary, lease_read
 from pgroute.routing.probe import one_line
@@ -205,7 +205,7 @@ def _once(
         lost = isinstance(error, NodeUnavailable) or (
             isinstance(error, psycopg.OperationalError) and error.sqlstate is None
         )
-        raise Failure(error, _trouble(holder, error, lost), holder.route.node) from error
+        raise Failure(error, _trouble(router, holder, error, lost), holder.route.node) from error
     return value
 
 
@@ -222,12 +222,10 @@ def end_failed(router: Base, holder: Holder, error: BaseException, lost: bool) -
     except (DeadlineExceeded, NodeUnavailable) as better:
         told = better
     if isinstance(told, psycopg.Error | DeadlineExceeded | NodeUnavailable):
-        raise Failure(told, _trouble(holder, told, lost), holder.route.node) from told
+        raise Failure(told, _trouble(router, holder, told, lost), holder.route.node) from told
 
 
-def _trouble(holder: Holder, error: Exception, lost: bool) -> Trouble:
-    if isinstance(error, DeadlineExceeded):
-        return Trouble.OWN_DEADLINE
+def _trouble(router: Base, holder: Holder, error: Exception, lost: bool) -> Trouble:
     if isinstance(error, NodeUnavailable):  # cut, as the node was silent or is no primary
         return Trouble.CONNECTION_LOST
     return trouble(
@@ -235,6 +233,7 @@ def _trouble(holder: Holder, error: Exception, lost: bool) -> Trouble:
         sent=True,
         on_standby=holder.route.role is Role.REPLICA,
         connection_lost=lost,
+        own_deadline=isinstance(error, DeadlineExceeded) or ran_out(router, holder, error),
         message=str(error),
     )
 
