@@ -77,6 +77,24 @@ class Blocking:
 
 
 @contextmanager
+def transaction_of(connection: Any) -> Iterator[None]:
+    """The connection's own ``transaction()``."""
+    if not isinstance(connection, Blocking):
+        with connection.transaction():
+            yield
+        return
+    block = connection._thing.transaction()
+    connection._loop.run(block.__aenter__())
+    try:
+        yield
+    except BaseException as error:
+        if not connection._loop.run(block.__aexit__(type(error), error, error.__traceback__)):
+            raise
+    else:
+        connection._loop.run(block.__aexit__(None, None, None))
+
+
+@contextmanager
 def opened(front: str, settings: Settings, **options: Any) -> Iterator[Any]:
     """A router of that kind, open."""
     if front == "threads":

@@ -13,6 +13,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.errors import SerializationFailure
 from psycopg_pool import TooManyRequests
 
 from pgroute import (
@@ -28,7 +29,7 @@ from pgroute.statements import Route, Statements
 from tests.patience import WATCHFUL
 from tests.servers import Servers, eventually, port, whole
 
-from .fronts import FRONTS, opened
+from .fronts import FRONTS, opened, transaction_of
 
 pytestmark = pytest.mark.integration
 
@@ -220,6 +221,64 @@ def test_a_transaction_that_was_rolled_back_is_run_again(
     assert len(runs) == 2
     assert noted.doubts == [Doubt.ROLLED_BACK]
     assert servers.sql("pg1", f"select count(*) from {slow_commit}", database="app") == "1"
+
+
+def test_what_a_transaction_commits_itself_is_never_done_twice(
+    servers: Servers, router: Any, noted: Noted, slow_commit: str
+) -> None:
+    """Its own COMMIT has an answer that is lost, or is done before something else fails."""
+    insert = f"insert into {slow_commit} values (%s)"
+    runs: list[str] = []
+
+    def block(connection: Any) -> None:
+        runs.append("block")
+        with transaction_of(connection):
+            connection.execute(insert, (new_key(),))
+
+    def by_hand(connection: Any) -> None:
+        runs.append("by hand")
+        connection.execute(insert, (new_key(),))
+        connection.commit()
+        raise SerializationFailure("of what came after")
+
+    killer = in_thread(lambda: terminate(servers, "PgSleep"))
+    with pytest.raises(CommitUnknown, match="pg1"):
+        router.transaction(block)
+    killer.join()
+    assert noted.doubts == [Doubt.UNKNOWN]
+    with pytest.raises(SerializationFailure) as raised:
+        router.transaction(by_hand)
+    assert raised.value.__notes__[-1] == "pgroute: not run again, a part of it has committed"
+    assert runs == ["block", "by hand"]
+    assert servers.sql("pg1", f"select count(*) from {slow_commit}", database="app") == "1"
+    assert router.transaction(lambda connection: connection.node) == "pg1"
+
+
+def test_the_end_of_a_transaction_block_in_doubt_is_told(
+    servers: Servers, router: Any, noted: Noted, slow_commit: str
+) -> None:
+    killer = in_thread(lambda: terminate(servers, "PgSleep"))
+    with pytest.raises(CommitUnknown, match="pg1"):
+        with router.write() as connection, transaction_of(connection):
+            connection.execute(f"insert into {slow_commit} values (%s)", (new_key(),))
+    killer.join()
+    assert noted.doubts == [Doubt.UNKNOWN]
+
+
+def test_what_commits_midway_is_not_tried_again(servers: Servers, router: Any) -> None:
+    servers.sql(
+        "pg1",
+        "create table steps (i int); grant all on steps to app_rw;"
+        "create procedure steps() language plpgsql as $$ begin insert into steps values (1); "
+        "commit; raise exception sqlstate '40001'; end $$",
+        database="app",
+    )
+    try:
+        with pytest.raises(SerializationFailure):
+            router.execute("call steps()")
+        assert router.execute("select count(*) from steps").one() == (1,)
+    finally:
+        servers.sql("pg1", "drop procedure steps; drop table steps", database="app")
 
 
 def test_a_statement_that_was_cut_off_is_repeated_only_if_it_may_be(

@@ -17,6 +17,7 @@ from pgroute import Role, Router, Settings
 from pgroute.core.topology import Answer, Observation, Silence
 from pgroute.observing.observer import Doubt, Fault, Purpose, Reason, Silent
 from pgroute.routing.commit import Commit
+from pgroute.routing.connections import OwnCommit
 from pgroute.routing.lease import Front
 from pgroute.routing.pool import NodePool
 
@@ -63,6 +64,7 @@ class Connection(Settled):
     node: str
     is_standby: bool = False
     was_promoted: bool = False
+    own_commit: OwnCommit = OwnCommit.NONE
     answers: deque[Any] = field(default_factory=deque)
     on_commit: Callable[[Commit], None] | None = None
     done: list[str] = field(default_factory=list)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from psycopg._queries import PostgresQuery
 
 from pgroute.statements import Catalog, Route, Statements, classify, queries
+from pgroute.statements.classify import is_undone_whole
 from pgroute.statements.lexer import Unsure, tokens
 from pgroute.statements.loading import catalog_from
 from pgroute.statements.references import References, read_query, statements
@@ -593,3 +594,23 @@ def test_many_threads_agree() -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("sql", "whole"),
+    [
+        ("insert into t values (%s)", True),
+        ("  /* why */ Update t set i = 1;", True),
+        ("with w as (insert into t values (1) returning *) select * from w", True),
+        ("select f()", True),
+        ("call job()", False),
+        ("do $$ begin commit; end $$", False),
+        ("create index concurrently if not exists i on t (c)", False),
+        ("insert into t values (1); commit; insert into t values (2)", False),
+        ("insert into t values (U&'a')", False),  # not understood
+        ("", False),
+        (b"insert into t values (1)", False),
+    ],
+)
+def test_what_an_error_undoes_whole(sql: object, whole: bool) -> None:
+    assert is_undone_whole(sql) is whole

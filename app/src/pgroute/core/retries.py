@@ -59,10 +59,13 @@ _TABLE: dict[Trouble, tuple[Action, Action, Action]] = {
 }
 _COLUMN = {Work.READ: 0, Work.WRITE: 1, Work.TRANSACTION: 2}
 
+_SAID_BY_THE_SERVER = (Trouble.ROLLED_BACK, Trouble.STALE_PLAN)
+
 _BUSY = {"57P03", "53300"}
 _LOST = {"57P01", "57P02", "57P05"}
 _CONFLICT = {"40001", "40P01", "57P04"}
 _STALE_PLAN_TEXT = "cached plan"
+_STALE_PLAN_SOURCE = "RevalidateCachedQuery"
 
 
 def trouble(
@@ -73,13 +76,15 @@ def trouble(
     connection_lost: bool = False,
     own_deadline: bool = False,
     message: str = "",
+    source: str | None = None,
 ) -> Trouble:
     """What an error means.
 
     ``sqlstate``: None for errors of the client, such as a pool's timeout. ``sent``: whether the
     server may have seen the statement. ``connection_lost``: the connection cannot be used any
     more. ``own_deadline``: the attempt was ended by its own deadline. ``message``: the error's
-    text in English, to tell the two meanings of 0A000 apart.
+    text, ``source``: the server's function that raised it, in whatever language: either tells the
+    two meanings of 0A000 apart.
     """
     if own_deadline:
         return Trouble.OWN_DEADLINE
@@ -97,7 +102,8 @@ def trouble(
         return Trouble.CONNECTION_LOST
     if state in ("57014", "55P03") or state[:2] == "53":
         return Trouble.LIMIT
-    if state == "26000" or (state == "0A000" and _STALE_PLAN_TEXT in message):
+    stale = source == _STALE_PLAN_SOURCE or _STALE_PLAN_TEXT in message
+    if state == "26000" or (state == "0A000" and stale):
         return Trouble.STALE_PLAN
     return Trouble.PERMANENT
 
@@ -110,15 +116,23 @@ def decide_retry(
     first_statement: bool = True,
     commit_sent: bool = False,
     read_only: bool = False,
+    undone_whole: bool = True,
+    committed: bool = False,
     attempts: int = 1,
 ) -> Action:
     """What to do. The caller keeps the deadline, the budget and the pause.
 
     ``idempotent``: the caller has said that the write may happen twice. ``first_statement``,
-    ``commit_sent``, ``read_only``: of a transaction. ``attempts``: how often it failed like this.
+    ``commit_sent``, ``read_only``: of a transaction. ``undone_whole``: an error of the server means
+    that nothing of the statement is left. ``committed``: a part of the transaction has been, or may
+    have been, by the callable itself. ``attempts``: how often it failed like this.
     """
     action = _TABLE[what][_COLUMN[work]]
+    if work is Work.WRITE and not (undone_whole or idempotent) and what in _SAID_BY_THE_SERVER:
+        return Action.RAISE
     if work is Work.TRANSACTION:
+        if committed and not read_only:
+            return Action.RAISE
         if what is Trouble.CONNECTION_LOST and commit_sent and not read_only:
             return Action.RESOLVE_COMMIT
         if what is Trouble.NOTHING_SENT and not first_statement:

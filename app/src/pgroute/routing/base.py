@@ -36,6 +36,7 @@ from pgroute.observing.instruments import instruments
 from pgroute.observing.observer import Fault, Observer, Reason
 from pgroute.observing.timing import Stopwatch
 from pgroute.routing.commit import Commit
+from pgroute.routing.connections import OwnCommit
 from pgroute.routing.fleet import Fleet
 from pgroute.routing.holder import PLAIN, Holder, Plan
 from pgroute.routing.lease import FRESH_SECONDS, Front
@@ -328,6 +329,7 @@ class Base(ABC):
         holder.epoch = fleet.ledger.epoch(route.node)
         holder.losses = fleet.losses[route.node]
         connection.route = route.pair
+        connection.own_commit = OwnCommit.NONE
         connection.used_at = now
         route.pool.in_flight[holder] = holder.until = until
         route.count()

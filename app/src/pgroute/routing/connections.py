@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Generator
 from contextlib import suppress
+from enum import Enum
 from typing import Any, Protocol, Self
 
 import psycopg
@@ -21,6 +22,7 @@ from pgroute.routing.commit import SLOW_SECONDS, Commit
 _FEW_ROWS = 10
 _TELLS = hasattr(psycopg.Connection, "_deallocate")  # see there
 _RESETS = (b"DISCARD ALL", b"DEALLOCATE ALL")
+_COMMIT = b"COMMIT"
 UNFIT = -1  # the epoch of connections that are not to be used again
 
 
@@ -41,6 +43,14 @@ class Owner(Protocol):
         ...
 
 
+class OwnCommit(Enum):
+    """How far a COMMIT has come that is the caller's: commit(), or the end of transaction()."""
+
+    NONE = "none"
+    SENT = "sent"
+    DONE = "done"
+
+
 class _Leased:
     """What a connection carries beside psycopg's own."""
 
@@ -54,6 +64,7 @@ class _Leased:
     owner: Owner
     _number_prepared: bool | None = False  # what Commit prepares; None: must not any more
     _isolation_before: IsolationLevel | None = None
+    own_commit = OwnCommit.NONE  # during this lease
     # The cursor of the last statement, for the next: a new one costs a seventh of a short
     # statement's time. Gone at the end of every block, which may change what cursors make of
     # answers, and within seconds, since it holds the last parameters and answer.
@@ -134,6 +145,24 @@ class _Leased:
             if commit.prepared:
                 self._number_prepared = True
         return began
+
+    def _exec_command(
+        self, command: Any, *arguments: Any, **options: Any
+    ) -> Generator[Any, Any, Any]:
+        """As psycopg's own, for BEGIN, COMMIT and the like."""
+        if command != _COMMIT:
+            return (yield from super()._exec_command(command, *arguments, **options))  # type: ignore[misc]
+        before, self.own_commit = self.own_commit, OwnCommit.SENT
+        try:
+            result = yield from super()._exec_command(command, *arguments, **options)  # type: ignore[misc]
+        except psycopg.Error as error:
+            lost = self.pgconn.transaction_status == pq.TransactionStatus.UNKNOWN
+            if error.sqlstate is not None and not lost:
+                self.own_commit = before  # refused: surely rolled back
+            raise
+        if self._pipeline is None:  # else the answer is yet to come
+            self.own_commit = OwnCommit.DONE
+        return result
 
     def _deallocate(self, name: bytes | None) -> Generator[Any, Any, None]:
         """As psycopg's own, which drops every prepared statement after a rollback, among others."""

@@ -20,6 +20,7 @@ from pgroute.errors import (
 from pgroute.observing.observer import Doubt, Fault, Reason
 from pgroute.routing.base import Base, Steps
 from pgroute.routing.commit import ASK_FATE, Commit
+from pgroute.routing.connections import OwnCommit
 from pgroute.routing.holder import PLAIN, Holder
 from pgroute.routing.leasing import take
 from pgroute.routing.probe import one_line
@@ -66,7 +67,8 @@ def ending_failed(
     cut = yield from let_go(router, holder, failure)
     told = explain(router, holder, failure if error is None else error, cut=cut, lost=lost)
     unanswered = isinstance(failure, psycopg.Error) and failure.sqlstate is None
-    if commit.sent and isinstance(failure, psycopg.Error) and (lost or cut or unanswered):
+    in_doubt = commit.sent and not _read_only(holder)
+    if in_doubt and isinstance(failure, psycopg.Error) and (lost or cut or unanswered):
         yield from resolve(router, holder, commit, told)
     elif told is not error:
         raise told from (None if told is failure else failure)
@@ -80,6 +82,10 @@ def explain(
     ``cut``: pgroute shut the connection down; ``lost``: it cannot be used any more.
     """
     node = holder.route.node
+    in_doubt = holder.connection.own_commit is OwnCommit.SENT and not _read_only(holder)
+    if in_doubt and isinstance(error, psycopg.Error) and (cut or lost):
+        router.observer.in_doubt(node, Doubt.UNKNOWN)
+        return CommitUnknown(node, None, one_line(error))
     if cut and isinstance(error, psycopg.OperationalError):
         if holder.verdict is None:
             return DeadlineExceeded(node, holder.limit)
@@ -151,7 +157,13 @@ def _has_spoilt(holder: Holder, error: BaseException | None) -> bool:
         return not _read_only(holder)
     if not isinstance(error, psycopg.Error):
         return False
-    found = trouble(error.sqlstate, sent=True, on_standby=False, message=str(error))
+    found = trouble(
+        error.sqlstate,
+        sent=True,
+        on_standby=False,
+        message=str(error),
+        source=error.diag.source_function,
+    )
     return found is Trouble.STALE_PLAN
 
 

@@ -16,10 +16,12 @@ from pgroute.errors import CommitUnknown, DeadlineExceeded, NodeUnavailable
 from pgroute.observing.observer import Reason
 from pgroute.results import Result
 from pgroute.routing.base import Base, Steps
+from pgroute.routing.connections import OwnCommit
 from pgroute.routing.ending import end, ran_out
 from pgroute.routing.holder import Holder, Plan
 from pgroute.routing.leasing import lease_primary, lease_read
 from pgroute.routing.probe import one_line
+from pgroute.statements.classify import is_undone_whole
 
 _ELSEWHERE = (Action.REDISCOVER, Action.REDISCOVER_ONCE, Action.RETRY, Action.RERUN)
 _NO_LOAD = (
@@ -44,12 +46,16 @@ class Statement:
 
 
 class Failure(Exception):
-    """An attempt that failed: ``error`` as the caller would get it."""
+    """An attempt that failed: ``error`` as the caller would get it; ``committed``: something of it
+    was committed already."""
 
-    def __init__(self, error: Exception, what: Trouble, node: str) -> None:
+    def __init__(
+        self, error: Exception, what: Trouble, node: str, *, committed: bool = False
+    ) -> None:
         self.error = error
         self.what = what
         self.node = node
+        self.committed = committed
 
 
 def execute(router: Base, statement: Statement, failure: Failure | None = None) -> Steps[Result]:
@@ -64,7 +70,12 @@ def execute(router: Base, statement: Statement, failure: Failure | None = None) 
                 router.statements.remember_write(statement.sql)
                 router.observer.misrouted(failure.node, statement.sql)
             work = Work.READ if statement.reads else Work.WRITE
-            action = effort.next(failure, work, idempotent=statement.idempotent)
+            action = effort.next(
+                failure,
+                work,
+                idempotent=statement.idempotent,
+                undone_whole=is_undone_whole(statement.sql),
+            )
             if action is Action.RAISE:
                 raise _final(failure, statement)
             if action is Action.PRIMARY_AND_REMEMBER:
@@ -99,8 +110,12 @@ def transaction(
         try:
             return (yield from _once(router, fn, plan, read_only, isolation, until, avoid))
         except Failure as failure:
-            action = effort.next(failure, Work.TRANSACTION, read_only=read_only)
+            action = effort.next(
+                failure, Work.TRANSACTION, read_only=read_only, committed=failure.committed
+            )
             if action is not Action.RERUN:
+                if failure.committed:
+                    failure.error.add_note("pgroute: not run again, a part of it has committed")
                 raise failure.error from failure.error.__cause__
             if read_only:
                 avoid |= {failure.node}
@@ -199,14 +214,21 @@ def _once(
         lost = is_lost(connection)
         yield from end_failed(router, holder, error, lost)
         raise
+    committed = _has_committed(connection)
     try:
         yield from end(router, holder, None)
     except (psycopg.Error, NodeUnavailable) as error:
         lost = isinstance(error, NodeUnavailable) or (
             isinstance(error, psycopg.OperationalError) and error.sqlstate is None
         )
-        raise Failure(error, _trouble(router, holder, error, lost), holder.route.node) from error
+        what = _trouble(router, holder, error, lost)
+        raise Failure(error, what, holder.route.node, committed=committed) from error
     return value
+
+
+def _has_committed(connection: Any) -> bool:
+    """Asked while the lease lasts: the next one begins anew."""
+    return connection.own_commit is not OwnCommit.NONE
 
 
 def is_lost(connection: Any) -> bool:
@@ -217,12 +239,14 @@ def is_lost(connection: Any) -> bool:
 def end_failed(router: Base, holder: Holder, error: BaseException, lost: bool) -> Steps[None]:
     """End the lease; raise Failure for what a retry may be decided on."""
     told: BaseException = error
+    committed = _has_committed(holder.connection)
     try:
         yield from end(router, holder, error)
     except (DeadlineExceeded, NodeUnavailable) as better:
         told = better
     if isinstance(told, psycopg.Error | DeadlineExceeded | NodeUnavailable):
-        raise Failure(told, _trouble(router, holder, told, lost), holder.route.node) from told
+        what = _trouble(router, holder, told, lost)
+        raise Failure(told, what, holder.route.node, committed=committed) from told
 
 
 def _trouble(router: Base, holder: Holder, error: Exception, lost: bool) -> Trouble:
@@ -235,6 +259,7 @@ def _trouble(router: Base, holder: Holder, error: Exception, lost: bool) -> Trou
         connection_lost=lost,
         own_deadline=isinstance(error, DeadlineExceeded) or ran_out(router, holder, error),
         message=str(error),
+        source=error.diag.source_function if isinstance(error, psycopg.Error) else None,
     )
 
 

@@ -62,6 +62,22 @@ def classify(sql: str, catalog: Catalog | None) -> Decision:
     return Decision(Route.REPLICA, "reads only")
 
 
+_UNDONE_WHOLE = frozenset({"insert", "update", "delete", "merge", *syntax.QUERIES})
+
+
+def is_undone_whole(sql: object) -> bool:
+    """Whether an error of the server undoes all that the text has done.
+
+    True for one statement that works within one transaction; not for CALL and DO, which may have
+    committed, for several statements, or for what cannot be understood with certainty.
+    """
+    try:
+        found = list(statements(tokens(sql))) if isinstance(sql, str) else []
+    except Unsure:
+        return False
+    return len(found) == 1 and word(found[0], 0) in _UNDONE_WHOLE
+
+
 def _explained(items: Sequence[Item]) -> Sequence[Item]:
     """The query in EXPLAIN [ANALYZE] [VERBOSE] query or EXPLAIN (options) query."""
     if word(items, 0) != "explain":

@@ -80,6 +80,26 @@ def test_a_limit_is_not_tried_again(state: str, work: Work) -> None:
     assert decide_retry(what, work, idempotent=True, read_only=True) is Action.RAISE
 
 
+@pytest.mark.parametrize("what", Trouble)
+def test_what_has_committed_in_part_is_not_run_again(what: Trouble) -> None:
+    assert decide_retry(what, TRANSACTION, committed=True) is Action.RAISE
+    again = decide_retry(what, TRANSACTION, read_only=True)
+    assert decide_retry(what, TRANSACTION, read_only=True, committed=True) is again
+
+
+@pytest.mark.parametrize("what", [Trouble.ROLLED_BACK, Trouble.STALE_PLAN])
+def test_what_may_have_committed_midway_is_not_tried_again_unasked(what: Trouble) -> None:
+    assert decide_retry(what, WRITE) is not Action.RAISE
+    assert decide_retry(what, WRITE, undone_whole=False) is Action.RAISE
+    assert decide_retry(what, WRITE, undone_whole=False, idempotent=True) is not Action.RAISE
+    assert decide_retry(what, READ, undone_whole=False) is not Action.RAISE
+
+
+def test_a_stale_plan_is_told_by_who_raised_it_in_any_language() -> None:
+    assert trouble("0A000", sent=True, source="RevalidateCachedQuery") is Trouble.STALE_PLAN
+    assert trouble("0A000", sent=True, source="ProcessUtility") is Trouble.PERMANENT
+
+
 def test_our_own_deadline_sends_a_read_elsewhere_and_nothing_else() -> None:
     what = trouble("57014", sent=True, own_deadline=True)
     assert decide_retry(what, READ) is Action.NEXT_NODE
