@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import psycopg
@@ -16,6 +16,7 @@ from pgroute import (
     ContractNotMet,
     DeadlineExceeded,
     Fault,
+    ForeignToken,
     NodeUnavailable,
     Reason,
     RouterClosed,
@@ -66,6 +67,11 @@ def meanwhile(pool: Pool, act: Callable[[], object]) -> None:
         return connection
 
     pool.take = slow_take  # type: ignore[method-assign]
+
+
+def node_of(lease: AbstractContextManager[Any]) -> str:
+    with lease as connection:
+        return str(connection.node)
 
 
 def play(router: Staged, *seen: Observation) -> None:
@@ -192,6 +198,77 @@ def test_a_token_of_a_primary_not_heard_of_is_served_once_it_is() -> None:
     with router.read(after=Token(7, 2, 1010)) as connection:
         assert connection.node == "pg2"
     assert router.time.now - began < router.settings.token_timeout_seconds
+
+
+CHANGES: dict[str, Callable[[Staged, Token], str]] = {
+    "execute": lambda router, token: router.execute("insert", after=token).node,
+    "session.execute": lambda router, token: router.session(token).execute("insert").node,
+    "session.write": lambda router, token: node_of(router.session(token).write()),
+    "session.transaction": lambda router, token: router.session(token).transaction(
+        lambda connection: connection.node
+    ),
+}
+
+
+@pytest.mark.parametrize("idle", [None, False, True])
+@pytest.mark.parametrize("how", CHANGES)
+def test_a_change_after_a_token_waits_for_the_primary_that_has_it(
+    how: str, idle: bool | None
+) -> None:
+    alone = (Silence("pg1", "gone"), NEW_PRIMARY, Silence("pg3", "gone"))
+    router = Staged(ALL_WELL, ALL_WELL, alone)
+    if idle is not None:
+        router.make_idle("pg1", autocommit=idle)
+    old = router.connection("pg1", writes=True)
+    assert CHANGES[how](router, Token(7, 2, 1010)) == "pg2"
+    assert old.done == []
+    router = Staged(ALL_WELL)
+    with pytest.raises(TokenNotReached, match=r"timeline 2.*\(waited 1 s\)"):
+        CHANGES[how](router, Token(7, 2, 1010))
+    with pytest.raises(ForeignToken):
+        CHANGES[how](router, Token(8, 1, 1010))
+    assert CHANGES[how](router, Token(7, 1, 1000)) == "pg1"
+
+
+def test_a_change_in_a_session_whose_writes_may_be_lost_is_refused() -> None:
+    router = Staged(ALL_WELL)
+    session = router.session()
+    router.time.sleep(1.0)
+    with session.write():
+        pass
+    router.time.sleep(1.0)
+    play(router, *FAILED_OVER)
+    with pytest.raises(TokenUnproven):
+        node_of(session.write())
+    with pytest.raises(TokenUnproven):
+        session.transaction(lambda _: None)
+
+
+def test_a_replica_that_falls_behind_during_checkout_does_not_break_the_contract() -> None:
+    def staged() -> Staged:
+        router = Staged(ALL_WELL)
+        behind = Answer("pg2", True, 1, 7, 950, True)
+        for name in ("pg2", "pg3"):
+            meanwhile(router.pool(name), lambda: play(router, PRIMARY, behind, REPLICA_3))
+        return router
+
+    router = staged()
+    assert {node_of(router.read(max_lag=10)) for _ in range(4)} == {"pg3"}
+    router = staged()
+    with pytest.raises(TokenNotReached, match="pg2 has replayed"):
+        node_of(router.read(max_lag=10, node="pg2"))
+
+
+def test_writers_are_cut_as_soon_as_another_primary_is_known() -> None:
+    router = Staged(ALL_WELL)
+    old = router.connection("pg1", writes=True)
+    with pytest.raises(NodeUnavailable), router.write():
+        play(router, *(Silence(name, "gone") for name in ("pg1", "pg2", "pg3")))
+        router.fleet.answered(NEW_PRIMARY, started_at=router.time.now)
+        assert router.topology.primary == "pg2"
+        assert router.fleet.primary is None  # its breaker is open
+        assert old.done == ["cut"]
+        raise psycopg.OperationalError("the socket is closed")
 
 
 def test_a_named_node_does_not_take_a_session_back_in_time() -> None:

@@ -366,6 +366,20 @@ def test_a_commit_that_is_known_to_have_happened_is_no_error() -> None:
     assert router.noted.doubts == [Doubt.COMMITTED]
 
 
+def test_a_read_only_commit_that_is_lost_is_no_doubt() -> None:
+    router = Router(ALL_WELL)
+    for name in ("pg2", "pg3"):
+        connection = router.connection(name)
+
+        def lose(_: Commit, connection: Connection = connection) -> None:
+            raise lost(connection)
+
+        connection.on_commit = lose
+    assert router.transaction(begin, read_only=True) == "done"
+    assert router.noted.doubts == []
+    assert {action for _, action in router.noted.retries} == {"rerun"}
+
+
 def test_a_commit_is_waited_for_while_it_is_in_progress() -> None:
     router = Router(ALL_WELL)
     in_doubt(router, 740)

@@ -112,6 +112,17 @@ def serves(
     )
 
 
+def doubt_about_primary(
+    contract: Contract, topology: Topology, ledger: Ledger, trail: Trail | None = None
+) -> str | None:
+    """Why the primary may lack what a token or a session stands for, in one line; None when it
+    has all of it. Raises TokenUnproven and ForeignToken for such a token."""
+    token, pending = _demands(contract, trail, ledger)
+    if token is None and not pending:
+        return None
+    return _doubt(token, pending, topology, ledger)
+
+
 def _demands(
     contract: Contract, trail: Trail | None, ledger: Ledger
 ) -> tuple[Token | None, tuple[Mark, ...]]:

@@ -103,6 +103,8 @@ class AsyncWriting(Holder):
     async def at_once(self, route: Route | None, *, autocommit: bool) -> bool:
         """As :meth:`pgroute.routing.contexts.Writing.at_once`."""
         router = self.router
+        if self.plan is not None and not router.has_all(self.plan):
+            return False
         if not router.take_at_once(self, route, autocommit=autocommit):
             return False
         if router.fleet.topology.primary == self.route.node:

@@ -24,7 +24,7 @@ from psycopg_pool import PoolTimeout
 
 from pgroute.config import Settings
 from pgroute.core.budgets import RatioBudget, TokenBucket
-from pgroute.core.candidates import serves
+from pgroute.core.candidates import doubt_about_primary, serves
 from pgroute.core.contracts import Contract
 from pgroute.core.latency import HedgeDelay
 from pgroute.core.lsn import Mark, Token, new_mark
@@ -425,6 +425,19 @@ class Base(ABC):
             return False
         self.hand_out(holder, route, connection, now, now + holder.limit)
         return True
+
+    def doubt(self, plan: Plan) -> str | None:
+        """Why the primary may lack what the plan's token or session stands for, None when it has
+        it. Raises TokenUnproven and ForeignToken."""
+        fleet = self.fleet
+        return doubt_about_primary(plan.contract, fleet.topology, fleet.ledger, plan.trail)
+
+    def has_all(self, plan: Plan) -> bool:
+        """Whether the primary surely has what the plan's token or session stands for."""
+        try:
+            return self.doubt(plan) is None
+        except TokenError:
+            return False  # found again, and told, by whoever looks thoroughly
 
     def saw(self, holder: Holder) -> None:
         """A block has ended, well or not: what it saw binds its session, if there is one."""

@@ -108,6 +108,8 @@ class Writing(Holder):
     def at_once(self, route: Route | None, *, autocommit: bool) -> bool:
         """Take an idle connection to the primary, without thinking when there is one."""
         router = self.router
+        if self.plan is not None and not router.has_all(self.plan):
+            return False
         if not router.take_at_once(self, route, autocommit=autocommit):
             return False
         # Asked once it is in the books: whoever cuts an old primary's connections has seen it.

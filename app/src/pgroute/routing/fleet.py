@@ -284,6 +284,8 @@ class Fleet:
         self._rivals = {name: one for name, one in rivals.items() if isinstance(one, Answer)}
         if (before.primary, before.problem) != (after.primary, after.problem):
             _log.info("primary: %s", after.primary or f"none ({after.problem})")
+        if before.primary != after.primary:  # even while the new one may not be used yet
+            self._leave_old_primaries()
         self._choose()
         for state in after.nodes:
             if state.role in (Role.FENCED, Role.FOREIGN):
@@ -320,7 +322,6 @@ class Fleet:
         before, self.primary, self.replicas = self.primary, primary, replicas
         if before != primary:
             self.observer.primary_changed(before, primary)
-            self._leave_old_primaries()
         self._crew.routes_changed()
         self._news()
 

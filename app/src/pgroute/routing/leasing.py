@@ -7,7 +7,7 @@ from typing import Any
 
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
-from pgroute.core.candidates import Selection, Then, select
+from pgroute.core.candidates import Selection, Then, select, serves
 from pgroute.core.contracts import Contract, Otherwise
 from pgroute.core.lsn import format_lsn
 from pgroute.core.retries import Backoff
@@ -57,9 +57,12 @@ def _find_reader(router: Base, holder: Holder, avoid: frozenset[str]) -> Steps[A
             found = yield from _first_of(router, holder, plan, chosen, tried, until)
         if found is not None:
             known = (holder.timeline, holder.epoch) == epochs[holder.route.node]
-            if known or plan is PLAIN or holder.route.role is Role.PRIMARY:
+            if plan is PLAIN or holder.route.role is Role.PRIMARY:
                 return found
-            # It was away and may have come back with less, or another one is the primary by now.
+            if known and not _lags_by_now(router, holder, plan):
+                return found
+            # It was away and may have come back with less, another one is the primary by now, or
+            # it has fallen behind while we waited for the connection.
             yield from give_back(router, holder)
             continue
         then = chosen.then
@@ -96,6 +99,14 @@ def _find_reader(router: Base, holder: Holder, avoid: frozenset[str]) -> Steps[A
         yield from give_back(router, holder)  # another one by now: nothing is proven of it yet
 
 
+def _lags_by_now(router: Base, holder: Holder, plan: Plan) -> bool:
+    fleet, contract = router.fleet, plan.contract
+    if contract.max_lag_seconds is None and contract.max_lag_bytes is None:
+        return False
+    node, now = holder.route.node, router.clock()
+    return not serves(node, contract, fleet.topology, fleet.ledger, now=now, trail=plan.trail)
+
+
 def lease_primary(
     router: Base, holder: Holder, *, read_only: bool, reason: Reason, until: float | None = None
 ) -> Steps[Any]:
@@ -120,6 +131,8 @@ def _find_primary(
     until = started + limit if until is None else until
     backoff = Backoff(router.random, deadline=until)
     trouble: NodeUnavailable | None = None
+    if not read_only and holder.plan is not None:
+        yield from _until_proven(router, holder.plan, until)
     while True:
         name, topology = fleet.primary, fleet.topology
         if name is not None:
@@ -146,6 +159,20 @@ def _find_primary(
         else:  # it is said to be there, but gives no connection: wait for other news
             elsewhere = fleet.when(partial(_not_the_primary, router, name))
             yield router.do_wait(elsewhere, max(pause, 0.001))
+
+
+def _until_proven(router: Base, plan: Plan, until: float) -> Steps[None]:
+    """Wait for the primary that has what the plan's token or session stands for: what is changed
+    there is read first. Any later primary has it, too, or is not believed."""
+    doubt = router.doubt(plan)
+    if doubt is None:
+        return
+    fleet, started = router.fleet, router.clock()
+    fleet.want()
+    left = min(until - started, plan.wait)
+    if not (yield router.do_wait(fleet.when(lambda: router.doubt(plan.apart) is None), left)):
+        raise TokenNotReached(f"{router.doubt(plan) or doubt} (waited {plan.wait:g} s)")
+    router.observer.waited(None, Wait.TOKEN, router.clock() - started)
 
 
 def take(router: Base, holder: Holder, route: Any, until: float) -> Steps[Any]:
