@@ -54,7 +54,7 @@ def test_a_statement_is_a_client_span_with_the_conventions_names(
     observer.queried(QUERY)
     span = only(exporter)
     assert (span.name, span.kind, span.status.status_code) == (
-        "SELECT",
+        "SELECT app",
         SpanKind.CLIENT,
         StatusCode.UNSET,
     )
@@ -94,7 +94,22 @@ def test_an_error_without_sqlstate_is_its_class(
     attributes = span.attributes or {}
     assert attributes["error.type"] == "TimeoutError"
     assert not {"db.response.status_code", "pgroute.role", "pgroute.reason"} & set(attributes)
-    assert span.name == "postgresql"
+
+
+@pytest.mark.parametrize(
+    ("node", "statement", "name"),
+    [
+        ("pg1", "insert into t values (%s)", "INSERT app"),
+        ("pg1", "", "app"),
+        ("unheard of", "select 1", "SELECT"),
+        ("unheard of", "", "postgresql"),
+    ],
+)
+def test_a_span_is_named_by_the_operation_and_the_database(
+    node: str, statement: str, name: str, observer: Observer, exporter: InMemorySpanExporter
+) -> None:
+    observer.queried(Query(node, None, None, statement, 1, 0.1))
+    assert only(exporter).name == name
 
 
 def test_a_span_has_the_caller_s_span_as_its_parent(

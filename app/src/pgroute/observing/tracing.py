@@ -1,10 +1,11 @@
 """OpenTelemetry spans, one for each statement, and events on the caller's span.
 
-Attributes follow the stable conventions for PostgreSQL client spans
-(https://opentelemetry.io/docs/specs/semconv/database/postgresql/). ``db.namespace`` is the
-database; ``error.type`` is the SQLSTATE, or the class of an error that has none. The text of an
-error is not recorded: it may hold values. ``pgroute.node``, ``pgroute.role`` and
-``pgroute.reason`` tell the routing decision.
+Names and attributes follow the stable conventions for PostgreSQL client spans
+(https://opentelemetry.io/docs/specs/semconv/database/postgresql/). A span is called by the
+operation and the database ("SELECT app"): no text is searched for the tables in it.
+``db.namespace`` is the database; ``error.type`` is the SQLSTATE, or the class of an error that has
+none. The text of an error is not recorded: it may hold values. ``pgroute.node``, ``pgroute.role``
+and ``pgroute.reason`` tell the routing decision.
 """
 
 from __future__ import annotations
@@ -73,8 +74,9 @@ class Traces(Silent):
             attributes["error.type"] = kind = kind_of(query.error)
             if getattr(query.error, "sqlstate", None):
                 attributes["db.response.status_code"] = kind
+        target = str(attributes.get("db.namespace", ""))
         span = self._tracer.start_span(
-            name or "postgresql",
+            f"{name} {target}".strip() or "postgresql",
             kind=SpanKind.CLIENT,
             attributes=attributes,
             start_time=query.started_at,
