@@ -1,8 +1,8 @@
 """Whether a node may be asked: one breaker per node. Pure: the time is passed in.
 
-    CLOSED ──error threshold, deadline or silence──▶ OPEN ──the probe answers──▶ HALF_OPEN
-       ▲                                              ▲                             │
-       └───────────── the single trial succeeds ──────┴── the trial fails ──────────┘
+    CLOSED ──error threshold or deadline──▶ OPEN ──the probe answers──▶ HALF_OPEN
+       ▲                                     ▲                             │
+       └──── the single trial succeeds ──────┴── the trial fails ──────────┘
 
 A node that is re-admitted warms up: :meth:`Breaker.weight` rises from a tenth to 1.
 """
@@ -28,8 +28,8 @@ class Breaker:
 
     Times are seconds on one monotonic clock. ``threshold``: so many errors open it, unless a
     success or ``forget`` seconds without another one come between.
-    ``silence``: how long a question may go unanswered. ``pause``: how long it stays open at least,
-    doubled by each failed trial up to ``longest_pause``. ``trial``: how long a trial may take.
+    ``pause``: how long it stays open at least, doubled by each failed trial up to
+    ``longest_pause``. ``trial``: how long a trial may take.
     """
 
     __slots__ = (
@@ -43,11 +43,9 @@ class Breaker:
         "_opened_at",
         "_opened_for",
         "_pause",
-        "_silence",
         "_threshold",
         "_trial",
         "_trial_since",
-        "_unanswered_since",
         "_warm_up",
         "state",
         "why",
@@ -58,7 +56,6 @@ class Breaker:
         *,
         threshold: int = 3,
         forget: float = 5.0,
-        silence: float = 0.3,
         pause: float = 0.1,
         longest_pause: float = 5.0,
         trial: float = 1.0,
@@ -67,7 +64,6 @@ class Breaker:
         self._threshold = threshold
         self._forget = forget
         self._failed_at = 0.0
-        self._silence = silence
         self._pause = pause
         self._longest_pause = longest_pause
         self._trial = trial
@@ -79,7 +75,6 @@ class Breaker:
         self._next_pause = pause
         self._closed_at: float | None = None  # None: never opened, warm from the start
         self._trial_since: float | None = None
-        self._unanswered_since: float | None = None
         self.state = BreakerState.CLOSED
         self.why: str | None = None  # it is not closed: one line
 
@@ -106,31 +101,21 @@ class Breaker:
                 self._open(now, why)
 
     def overdue(self, now: float, why: str) -> None:
-        """Something hit its deadline on the node: opens at once."""
+        """The node was silent for too long: opens at once."""
         with self._lock:
             self._open(now, why)
-
-    def asked(self, now: float) -> None:
-        """The probe has sent a question. Later ones before the answer count from the first."""
-        with self._lock:
-            if self._unanswered_since is None:
-                self._unanswered_since = now
 
     def answered(self, now: float) -> None:
         """The probe has its answer: an open breaker becomes half-open when its pause is over."""
         with self._lock:
-            self._unanswered_since = None
             if self.state is BreakerState.OPEN and now - self._opened_at >= self._opened_for:
                 self.state = BreakerState.HALF_OPEN
 
     def check(self, now: float) -> BreakerState:
-        """The state after what time alone does: silence and a trial without an end open it."""
+        """The state after what time alone does: a trial without an end opens it."""
         with self._lock:
-            asked, tried = self._unanswered_since, self._trial_since
-            if asked is not None and now - asked >= self._silence:
-                if self.state is not BreakerState.OPEN:
-                    self._open(now, f"silent for {self._silence:g} s")
-            elif tried is not None and now - tried >= self._trial:
+            tried = self._trial_since
+            if tried is not None and now - tried >= self._trial:
                 self._open(now, f"the trial got no answer within {self._trial:g} s")
             return self.state
 

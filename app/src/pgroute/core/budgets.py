@@ -64,13 +64,3 @@ class RatioBudget:
                 return False
             self._credit -= 1
             return True
-
-
-def retry_budget() -> RatioBudget:
-    """10 % of the traffic, and ten for a program with little of it."""
-    return RatioBudget(0.10, reserve=10)
-
-
-def hedge_budget() -> RatioBudget:
-    """5 % of the traffic, and not one more."""
-    return RatioBudget(0.05, most=100)

@@ -89,11 +89,7 @@ class Fleet:
         self.names = tuple(node.name for node in settings.members)
         self.ledger = Ledger()
         self.breakers = {
-            name: Breaker(
-                silence=settings.eject_after_seconds,
-                trial=settings.connect_timeout_seconds + 1.0,
-            )
-            for name in self.names
+            name: Breaker(trial=settings.connect_timeout_seconds + 1.0) for name in self.names
         }
         self.topology = Topology(
             nodes=(), primary=None, replicas=(), fence=Fence(), problem="nothing was asked yet"

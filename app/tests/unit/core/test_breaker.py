@@ -13,9 +13,7 @@ CLOSED, OPEN, HALF_OPEN = BreakerState.CLOSED, BreakerState.OPEN, BreakerState.H
 
 
 def breaker() -> Breaker:
-    return Breaker(
-        threshold=3, forget=1e9, silence=0.3, pause=1.0, longest_pause=4.0, trial=0.5, warm_up=10.0
-    )
+    return Breaker(threshold=3, forget=1e9, pause=1.0, longest_pause=4.0, trial=0.5, warm_up=10.0)
 
 
 def half_open(now: float = 1.0) -> Breaker:
@@ -55,22 +53,6 @@ def test_one_deadline_opens_it() -> None:
     made = breaker()
     made.overdue(0.0, "no answer within 1 s")
     assert made.state is OPEN
-
-
-def test_silence_opens_it() -> None:
-    made = breaker()
-    made.asked(1.0)
-    made.asked(1.2)  # the first question counts
-    assert made.check(1.25) is CLOSED
-    assert made.check(1.3) is OPEN
-    assert made.why == "silent for 0.3 s"
-
-
-def test_an_answer_ends_the_silence() -> None:
-    made = breaker()
-    made.asked(1.0)
-    made.answered(1.1)
-    assert made.check(9.0) is CLOSED
 
 
 def test_an_open_one_waits_for_its_pause_and_for_an_answer() -> None:
@@ -196,11 +178,6 @@ class Machine(RuleBasedStateMachine):
         self.moved(OPEN)
         self.errors = 0
         assert self.last is OPEN
-
-    @rule()
-    def ask(self) -> None:
-        self.breaker.asked(self.now)
-        self.moved()
 
     @rule()
     def answer(self) -> None:

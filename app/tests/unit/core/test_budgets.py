@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgroute.core.budgets import RatioBudget, TokenBucket, hedge_budget, retry_budget
+from pgroute.core.budgets import RatioBudget, TokenBucket
 
 STEPS = st.lists(st.floats(0, 3, allow_nan=False), max_size=200)
 
@@ -61,10 +61,11 @@ def test_a_quiet_time_saves_up_no_storm() -> None:
     assert sum(budget.try_take(1_000_000) for _ in range(100)) == 20
 
 
-def test_a_new_program_may_retry_but_not_hedge() -> None:
-    assert retry_budget().try_take(1)
-    assert not hedge_budget().try_take(19)
-    assert hedge_budget().try_take(20)
+def test_a_new_program_has_its_reserve_and_no_more() -> None:
+    assert RatioBudget(0.10, reserve=10).try_take(1)
+    without = RatioBudget(0.05)
+    assert not without.try_take(19)
+    assert without.try_take(20)
 
 
 @pytest.mark.parametrize(
