@@ -25,6 +25,7 @@ from pgroute.service_file import service_of
 _PREFIX = "PGROUTE_"
 _DEFAULT_PORT = 5432
 _NAME_LENGTH = 63  # of an application; the server cuts longer ones
+_MOST_WEIGHT = 1_000_000
 _OWN_BUSINESS = {
     "target_session_attrs",
     "load_balance_hosts",
@@ -58,6 +59,11 @@ class Settings(BaseModel):
     passfile: Path | None = Field(None, description="libpq passfile; libpq's default when unset")
     policy: Literal["round_robin", "random", "weighted", "least_in_flight", "power_of_two"] = (
         "round_robin"
+    )
+    weights: str = Field(
+        "",
+        description="pg2=3,pg3=1 (any other node: 1): shares of the reads with policy weighted; "
+        "a node of weight 0 is read only when there is no other",
     )
     max_lag_bytes: int = Field(16 * 1024 * 1024, ge=0)
 
@@ -172,6 +178,12 @@ class Settings(BaseModel):
         ):
             if not value:
                 raise ConfigurationError(f"no {what} given: set {_PREFIX}{what.upper()}")
+        if self.weights and self.policy != "weighted":
+            raise ConfigurationError(
+                f"weights are set and the policy is {self.policy}: only weighted has weights"
+            )
+        if not any(self.node_weights.values()):
+            raise ConfigurationError("weights: every node has 0; at least one must have more")
         if self.passfile is not None:
             check_passfile(self.passfile)
         return self
@@ -203,6 +215,17 @@ class Settings(BaseModel):
         if twice := {name for name in names if names.count(name) > 1}:
             raise ConfigurationError(f"the node {min(twice)} is given twice")
         return found
+
+    @cached_property
+    def node_weights(self) -> Mapping[str, float]:
+        """The weight of every server by its name, 1 where none is given."""
+        found = dict.fromkeys((node.name for node in self.members), 1.0)
+        given = _parse_weights(self.weights) if self.weights else {}
+        if unknown := sorted(given.keys() - found.keys()):
+            raise ConfigurationError(
+                f"weights: there is no node {unknown[0]}; known: {', '.join(found)}"
+            )
+        return found | given
 
     @property
     def passfile_read(self) -> Path:
@@ -322,6 +345,30 @@ def _parse_nodes(text: str) -> tuple[Node, ...]:
         host, port = _host_and_port(address, item)
         nodes.append(Node(name or host, host, port))
     return tuple(nodes)
+
+
+def _parse_weights(text: str) -> dict[str, float]:
+    weights: dict[str, float] = {}
+    for item in text.split(","):
+        name, _, number = (part.strip() for part in item.rpartition("="))
+        if not name:
+            raise ConfigurationError(f"not a weight: {item.strip()!r}; write name=number")
+        if name in weights:
+            raise ConfigurationError(f"weights: the node {name} is given twice")
+        weights[name] = _weight(name, number)
+    return weights
+
+
+def _weight(name: str, text: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = -1.0
+    if not 0 <= weight <= _MOST_WEIGHT:  # nor what is no number
+        raise ConfigurationError(
+            f"weights: {name} has {text!r}; a weight is a number from 0 to {_MOST_WEIGHT}"
+        )
+    return weight
 
 
 def _host_and_port(address: str, item: str) -> tuple[str, int]:

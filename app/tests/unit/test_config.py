@@ -26,8 +26,51 @@ def test_environment_is_read() -> None:
 
 
 @pytest.mark.parametrize(
+    ("weights", "found"),
+    [
+        ("", {"pg1": 1, "pg2": 1}),
+        ("pg2=3", {"pg1": 1, "pg2": 3}),
+        (" pg1 = 0, pg2 = 0.5 ", {"pg1": 0, "pg2": 0.5}),
+    ],
+)
+def test_weights_are_read(weights: str, found: dict[str, float]) -> None:
+    weighted = {"PGROUTE_POLICY": "weighted", "PGROUTE_WEIGHTS": weights}
+    assert Settings.from_environment(ENVIRONMENT | weighted).node_weights == found
+
+
+@pytest.mark.parametrize(
+    ("weights", "sentence"),
+    [
+        ("pg9=1", "weights: there is no node pg9; known: pg1, pg2"),
+        ("pg1=-1", "weights: pg1 has '-1'; a weight is a number from 0 to 1000000"),
+        ("pg1=1000001", "weights: pg1 has '1000001'; a weight is a number from 0 to 1000000"),
+        ("pg1=much", "weights: pg1 has 'much'; a weight is a number"),
+        ("pg1=nan", "weights: pg1 has 'nan'; a weight is a number"),
+        ("pg1=", "weights: pg1 has ''; a weight is a number"),
+        ("pg1=0,pg2=0", "weights: every node has 0; at least one must have more"),
+        ("pg1=1,pg1=2", "weights: the node pg1 is given twice"),
+        ("pg1", "not a weight: 'pg1'; write name=number"),
+        ("pg1=1,", "not a weight: ''; write name=number"),
+    ],
+)
+def test_bad_weights_get_a_sentence(weights: str, sentence: str) -> None:
+    weighted = {"PGROUTE_POLICY": "weighted", "PGROUTE_WEIGHTS": weights}
+    with pytest.raises(ConfigurationError) as raised:
+        Settings.from_environment(ENVIRONMENT | weighted)
+    assert str(raised.value).startswith(sentence)
+    assert "\n" not in str(raised.value)
+
+
+def test_weights_of_a_dsn_s_nodes_may_name_ports() -> None:
+    dsn = "host=h,h port=1,2 user=u dbname=d"
+    settings = Settings.from_dsn(dsn, policy="weighted", weights="h:2=5")
+    assert settings.node_weights == {"h:1": 1, "h:2": 5}
+
+
+@pytest.mark.parametrize(
     ("change", "sentence"),
     [
+        ({"PGROUTE_WEIGHTS": "pg1=2"}, "weights are set and the policy is round_robin: only"),
         ({"PGROUTE_NODE": "x"}, "PGROUTE_NODE is not a setting of pgroute; did you mean"),
         ({"PGROUTE_NODES": ""}, "set exactly one of PGROUTE_NODES and PGROUTE_DSN"),
         ({"PGROUTE_DSN": "host=a"}, "set exactly one of PGROUTE_NODES and PGROUTE_DSN"),

@@ -6,12 +6,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
+from random import Random
 from typing import Any
 
 import psycopg
 import pytest
 
 from pgroute import (
+    AsyncRouter,
     CommitUnknown,
     ContractNotMet,
     DeadlineExceeded,
@@ -19,7 +21,9 @@ from pgroute import (
     ForeignToken,
     NodeUnavailable,
     Reason,
+    Router,
     RouterClosed,
+    Settings,
     SplitBrain,
     Token,
     TokenNotReached,
@@ -590,6 +594,41 @@ def test_a_policy_by_latency_leaves_a_slow_server() -> None:
         with router.read() as connection:
             nodes.add(connection.node)
     assert nodes == {"pg3"}
+
+
+def shares(pick: Callable[[], str]) -> float:
+    """The share of pg2 in many reads."""
+    return sum(pick() == "pg2" for _ in range(2000)) / 2000
+
+
+def test_weights_are_the_shares_of_the_reads() -> None:
+    router = Staged(ALL_WELL, policy="weighted", weights="pg2=3,pg3=1")
+
+    def fast() -> str:
+        return router.next_read().node
+
+    def thorough() -> str:
+        with router.read(max_lag="16MB") as connection:
+            return str(connection.node)
+
+    assert shares(fast) == pytest.approx(0.75, abs=0.05)
+    assert shares(thorough) == pytest.approx(0.75, abs=0.05)
+
+
+def test_a_node_of_weight_zero_is_read_when_there_is_no_other() -> None:
+    router = Staged(ALL_WELL, policy="weighted", weights="pg2=0")
+    assert shares(lambda: router.next_read().node) == 0
+    play(router, PRIMARY, REPLICA_2, Silence("pg3", "gone"))
+    with router.read() as connection:
+        assert connection.node == "pg2"
+
+
+@pytest.mark.parametrize("front", [Router, AsyncRouter])
+def test_weights_hold_for_both_fronts(front: type[Router | AsyncRouter]) -> None:
+    nodes = {"nodes": "pg1=h:1,pg2=h:2,pg3=h:3", "database": "app", "write_user": "app"}
+    router = front(Settings.make(**nodes, policy="weighted", weights="pg2=3"), random=Random(1))
+    both = ("pg2", "pg3")
+    assert shares(lambda: router.policy.pick(both, router.stats)) == pytest.approx(0.75, abs=0.05)
 
 
 def test_a_node_that_is_back_gets_a_share_that_grows() -> None:

@@ -82,7 +82,10 @@ class RandomOrder:
 
 
 class Weighted:
-    """Any, with chances in proportion to ``NodeStats.weight``; one of weight 0 only when alone."""
+    """Any, with chances in proportion to ``NodeStats.weight``.
+
+    One of weight 0 only when all have 0; each has the same chance then.
+    """
 
     def __init__(self, random: Random) -> None:
         self._draw = random.random
@@ -91,12 +94,18 @@ class Weighted:
         total = 0.0
         for name in candidates:
             total += stats[name].weight
+        if not total:
+            return candidates[int(self._draw() * len(candidates))]
         left = self._draw() * total
+        picked = candidates[0]
         for name in candidates:
-            left -= stats[name].weight
-            if left < 0:
-                return name
-        return candidates[-1]
+            weight = stats[name].weight
+            if weight:
+                picked = name
+                left -= weight
+                if left < 0:
+                    break
+        return picked  # the last that has a weight, where rounding has left a rest
 
     def order(
         self, candidates: Sequence[str], stats: Mapping[str, NodeStats] = _NO_STATS

@@ -114,7 +114,10 @@ class Base(ABC):
             for name in self.fleet.names
             for read_only in (True, False)
         }
-        self.stats = {name: PoolStats(self.pools_by_key[name, True]) for name in self.fleet.names}
+        self.stats = {
+            name: PoolStats(self.pools_by_key[name, True], weight)
+            for name, weight in settings.node_weights.items()
+        }
         self.routes = Routes(self.observer)
         self.next_read: Callable[[], Route] = self._not_open
         self.next_write: Route | None = None  # to the primary, while it may be used

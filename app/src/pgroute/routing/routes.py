@@ -47,10 +47,10 @@ class PoolStats(NodeStats):
 
     __slots__ = ("_pool",)
 
-    def __init__(self, pool: Front[Any]) -> None:
+    def __init__(self, pool: Front[Any], weight: float) -> None:
         self._pool = pool
         self.latency = 0.0
-        self.weight = 1.0
+        self.weight = weight
 
     @property
     def in_flight(self) -> int:  # type: ignore[override]

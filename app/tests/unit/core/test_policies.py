@@ -66,6 +66,28 @@ def test_a_weight_of_zero_still_serves_alone() -> None:
     assert Weighted(Random(1)).pick(("pg1",), stats(pg1=0.0)) == "pg1"
 
 
+def test_weights_of_zero_alone_share_alike() -> None:
+    policy, counts = Weighted(Random(1)), stats(pg1=0.0, pg2=0.0, pg3=0.0)
+    picked = Counter(policy.pick(THREE, counts) for _ in range(9000))
+    assert all(2800 < picked[name] < 3200 for name in THREE)
+
+
+class Highest(Random):
+    """Always draws the highest number there is."""
+
+    def random(self) -> float:
+        return 1 - 2**-53
+
+
+@given(st.lists(st.floats(0.001, 1e6), min_size=1, max_size=9))
+def test_rounding_never_picks_a_weight_of_zero(weights: list[float]) -> None:
+    counts = {f"pg{at}": NodeStats(weight) for at, weight in enumerate([*weights, 0.0, 0.0])}
+    picked = Weighted(Highest()).pick(tuple(counts), counts)
+    assert counts[picked].weight > 0
+    *_, first, second = Weighted(Highest()).order(tuple(counts), counts)
+    assert counts[first].weight == counts[second].weight == 0
+
+
 def test_least_in_flight_picks_the_idlest_and_takes_turns_among_equals() -> None:
     policy, counts = LeastInFlight(), stats()
     assert Counter(policy.pick(THREE, counts) for _ in range(9)) == dict.fromkeys(THREE, 3)
