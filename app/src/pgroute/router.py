@@ -44,9 +44,10 @@ class Router(Base):
     """Hands out connections: the primary for writes, a healthy replica for reads.
 
     ``Router(dsn)``, ``Router(settings)``, or ``Router()`` for the ``PGROUTE_*`` environment.
-    ``policy``: which replica is asked; ``observer``: who counts, traces and logs; ``statements``:
-    where a statement may run; ``after_connect`` and ``on_return``: called with each new connection
-    and with each one that comes back. Use it as a context manager, or call :meth:`open` and
+    ``policy``: which replica is asked; ``observer``: who counts, besides the log and the spans
+    that there are anyhow (a ``Log`` or ``Traces`` in it takes their place); ``statements``: where
+    a statement may run; ``after_connect`` and ``on_return``: called with each new connection and
+    with each one that comes back. Use it as a context manager, or call :meth:`open` and
     :meth:`close`. Thread-safe. Raises ConfigurationError when the configuration cannot be used.
     """
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import pytest
 
+from pgroute import AsyncRouter, Router
 from pgroute.config import Settings
 from pgroute.core.topology import Role
 from pgroute.errors import NoReadableNode
 from pgroute.observing.instruments import instruments
 from pgroute.observing.logs import Log
+from pgroute.observing.metrics import RouterMetrics
 from pgroute.observing.observer import (
     Doubt,
     Fault,
@@ -124,11 +127,45 @@ def test_the_least_that_anybody_wants_is_what_is_told() -> None:
     assert together(slow, all_of_them).queries_from == 0.0
 
 
+def asking(seconds: float | None) -> Settings:
+    """Settings that have slow statements logged."""
+    return Settings.make(nodes="pg1", database="app", write_user="app", slow_query_seconds=seconds)
+
+
 @pytest.mark.parametrize(("seconds", "wants"), [(None, False), (0.2, True)])
 def test_statements_are_timed_only_when_the_settings_ask(
     seconds: float | None, wants: bool
 ) -> None:
-    settings = Settings.make(
-        nodes="pg1", database="app", write_user="app", slow_query_seconds=seconds
-    )
-    assert instruments(settings).wants_queries is wants
+    assert instruments(asking(seconds)).wants_queries is wants
+
+
+def logged(caplog: pytest.LogCaptureFixture, router: Router | AsyncRouter) -> list[str]:
+    """What the process's log has of a slow statement and of a breaker that opens."""
+    with caplog.at_level(logging.INFO, logger="pgroute"):
+        router.observer.queried(QUERY)
+        router.observer.breaker_turned("pg2", "open")
+    return [record.getMessage() for record in caplog.records]
+
+
+@pytest.mark.parametrize("front", [Router, AsyncRouter])
+def test_an_observer_of_the_caller_s_is_added_to_the_log(
+    front: type[Router | AsyncRouter], caplog: pytest.LogCaptureFixture
+) -> None:
+    noted = Noted(asks=False)
+    router = front(asking(0.2), observer=noted)
+    assert (router.observer.wants_queries, router.observer.queries_from) == (True, 0.2)
+    assert logged(caplog, router) == ["pg2: 0.500 s: select ?", "pg2: breaker open"]
+    assert noted.heard == [("breaker_turned", ("pg2", "open"))]
+
+
+def test_a_log_of_the_caller_s_is_the_only_one(caplog: pytest.LogCaptureFixture) -> None:
+    mine = together(Noted(), Log(slow_query_seconds=0.1))
+    assert len(logged(caplog, Router(asking(0.2), observer=mine))) == 2
+    assert instruments(asking(0.2), mine).queries_from == 0.0
+
+
+def test_an_added_observer_counts_as_quickly_as_alone() -> None:
+    metrics = RouterMetrics(("pg1", "pg2"))
+    router = Router(asking(None), observer=metrics)
+    assert router.observer.counter(*CALLS["routed"]) == metrics.counter(*CALLS["routed"])
+    assert not router.observer.wants_queries

@@ -198,3 +198,29 @@ def test_the_process_s_own_provider_is_found() -> None:
         )
         == "True"
     )
+
+
+@pytest.mark.parametrize("front", ["Router", "AsyncRouter"])
+@pytest.mark.parametrize("observer", ["RouterMetrics(['pg1'])", "traces(settings)"])
+def test_a_router_with_an_observer_makes_each_span_once(observer: str, front: str) -> None:
+    assert (
+        _run(
+            "from opentelemetry import trace\n"
+            "from opentelemetry.sdk.trace import TracerProvider\n"
+            "from opentelemetry.sdk.trace.export import SimpleSpanProcessor\n"
+            "from opentelemetry.sdk.trace.export.in_memory_span_exporter import ("
+            "InMemorySpanExporter)\n"
+            "from pgroute import AsyncRouter, Router\n"
+            "from pgroute.observing.metrics import RouterMetrics\n"
+            "from pgroute.observing.observer import Query\n"
+            "from pgroute.observing.tracing import traces\n"
+            "made, exporter = TracerProvider(), InMemorySpanExporter()\n"
+            "made.add_span_processor(SimpleSpanProcessor(exporter))\n"
+            "trace.set_tracer_provider(made)\n"
+            f"router = {front}(settings, observer={observer})\n"
+            "assert router.observer.wants_queries\n"
+            "router.observer.queried(Query('pg1', None, None, 'select ?', 1, 0.1))\n"
+            "print(*(span.name for span in exporter.get_finished_spans()))"
+        )
+        == "SELECT app"
+    )

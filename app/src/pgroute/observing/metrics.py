@@ -67,7 +67,8 @@ class Watched(Protocol):
 
 
 class RouterMetrics(Silent):
-    """An observer that counts. Give it to the router, then :meth:`watch` that router.
+    """An observer that counts: ``router = Router(..., observer=metrics)``, then
+    ``metrics.watch(router)``.
 
     ``queries``: also time every statement, by node and role.
     """

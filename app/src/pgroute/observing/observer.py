@@ -5,7 +5,7 @@ must not raise. Only :meth:`Observer.counter`'s callable is on the fast path of 
 else is called when something took longer or went wrong.
 
 An observer derives from :class:`Silent` and overrides what it wants to hear. Several at once:
-``together(metrics, traces, log)``.
+``together(metrics, mine)``. A router has a log, and spans if the process traces, besides.
 """
 
 from __future__ import annotations
@@ -235,6 +235,11 @@ def together(*observers: Observer) -> Observer:
     if not heard:
         return Silent()
     return heard[0] if len(heard) == 1 else _Together(heard)
+
+
+def each_of(observer: Observer) -> Sequence[Observer]:
+    """The observers that :func:`together` has made one of; a single one as it is."""
+    return observer._all if isinstance(observer, _Together) else (observer,)
 
 
 class _Together(Silent):

@@ -91,7 +91,7 @@ class Base(ABC):
             settings = where
         self.settings = settings
         self.clock = clock
-        self.observer: Observer = observer or instruments(settings)
+        self.observer = instruments(settings, *(() if observer is None else (observer,)))
         self.statements = statements or Statements(clock=clock)
         self.random = random or Random()  # noqa: S311 - spreads load, guards nothing
         self.policy = policy or POLICIES[settings.policy](self.random)

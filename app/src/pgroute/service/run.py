@@ -18,11 +18,9 @@ from pgroute import (
     Role,
     Settings,
     Topology,
-    together,
 )
-from pgroute.observing.logs import JsonLines, Log
+from pgroute.observing.logs import JsonLines
 from pgroute.observing.metrics import RouterMetrics
-from pgroute.observing.tracing import traces
 from pgroute.service.app import make_app
 from pgroute.service.live import Live
 
@@ -47,8 +45,7 @@ def serve(settings: Settings) -> None:
 
 async def _serve(settings: Settings, listening: socket.socket) -> None:
     metrics = RouterMetrics(tuple(node.name for node in settings.members))
-    log = Log(slow_query_seconds=settings.slow_query_seconds)
-    router = AsyncRouter(settings, observer=together(metrics, log, traces(settings)))
+    router = AsyncRouter(settings, observer=metrics)
     await router.open()
     try:
         await _await_database(router, settings.checkout_timeout_seconds)
