@@ -39,6 +39,7 @@ from pgroute.routing.holder import PLAIN, Holder, Plan
 from pgroute.routing.shelter import sheltered
 from pgroute.routing.tokens import PendingToken
 from pgroute.session import AsyncSession
+from pgroute.statements import Query
 from pgroute.statements import Route as Lane
 
 T = TypeVar("T")
@@ -264,14 +265,16 @@ class AsyncRouter(Base):
         return await self.drive(running.execute(self, statement))
 
     async def execute_as(
-        self, plan: Plan, sql: str, params: Any, reads: bool, idempotent: bool, limit: float
+        self, plan: Plan, sql: Query, params: Any, reads: bool, idempotent: bool, limit: float
     ) -> Result:
         """:meth:`execute` with a plan."""
         if not reads:
             return await self._change(plan, sql, params, idempotent, limit)
         return await self._ask(AsyncPlannedReading(self, limit, plan), sql, params, idempotent)
 
-    async def _ask(self, reading: AsyncReading, sql: str, params: Any, idempotent: bool) -> Result:
+    async def _ask(
+        self, reading: AsyncReading, sql: Query, params: Any, idempotent: bool
+    ) -> Result:
         """A statement that reads."""
         next(self.calls)
         connection = await reading.__aenter__()
@@ -285,7 +288,7 @@ class AsyncRouter(Base):
         return result
 
     async def _change(
-        self, plan: Plan | None, sql: str, params: Any, idempotent: bool, limit: float
+        self, plan: Plan | None, sql: Query, params: Any, idempotent: bool, limit: float
     ) -> Result:
         """A statement that commits by itself, on the primary."""
         writing = AsyncWriting(self, limit, plan)

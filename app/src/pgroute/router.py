@@ -31,6 +31,7 @@ from pgroute.routing.holder import PLAIN, Holder, Plan
 from pgroute.routing.pool import NodePool
 from pgroute.routing.tokens import PendingToken
 from pgroute.session import Session
+from pgroute.statements import Query
 from pgroute.statements import Route as Lane
 
 __all__ = ["PoolReport", "Router"]
@@ -150,7 +151,7 @@ class Router(Base):
 
     def execute(
         self,
-        sql: str,
+        sql: Query,
         params: Any = None,
         *,
         contract: str | Contract = "eventual",
@@ -164,9 +165,10 @@ class Router(Base):
     ) -> Result:
         """Run one statement where it may run, and again elsewhere when that is safe.
 
-        A statement that is known to be a read goes to a replica within the contract, as in
-        :meth:`read`; any other goes to the primary and commits by itself. ``idempotent``: it may
-        happen twice, so a write whose connection was lost is repeated; else that is CommitUnknown.
+        ``sql``: a text, bytes, or what ``psycopg.sql`` makes. What is known to be a read goes to a
+        replica within the contract, as in :meth:`read`; any other goes to the primary and commits
+        by itself. ``idempotent``: it may happen twice, so a write whose connection was lost is
+        repeated; else that is CommitUnknown.
         """
         limit = self.limit if timeout is None else timeout
         reads = self.lane(sql) is Lane.REPLICA
@@ -254,14 +256,14 @@ class Router(Base):
         return self.drive(running.execute(self, statement))
 
     def execute_as(
-        self, plan: Plan, sql: str, params: Any, reads: bool, idempotent: bool, limit: float
+        self, plan: Plan, sql: Query, params: Any, reads: bool, idempotent: bool, limit: float
     ) -> Result:
         """:meth:`execute` with a plan."""
         if not reads:
             return self._change(plan, sql, params, idempotent, limit)
         return self._ask(PlannedReading(self, limit, plan), sql, params, idempotent)
 
-    def _ask(self, reading: Reading, sql: str, params: Any, idempotent: bool) -> Result:
+    def _ask(self, reading: Reading, sql: Query, params: Any, idempotent: bool) -> Result:
         """A statement that reads."""
         next(self.calls)
         connection = reading.__enter__()
@@ -275,7 +277,7 @@ class Router(Base):
         return result
 
     def _change(
-        self, plan: Plan | None, sql: str, params: Any, idempotent: bool, limit: float
+        self, plan: Plan | None, sql: Query, params: Any, idempotent: bool, limit: float
     ) -> Result:
         """A statement that commits by itself, on the primary."""
         writing = Writing(self, limit, plan)

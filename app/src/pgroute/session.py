@@ -18,6 +18,7 @@ from pgroute.routing.connections import AsyncNodeConnection, NodeConnection
 from pgroute.routing.contexts import PlannedReading, Writing
 from pgroute.routing.holder import Plan
 from pgroute.routing.tokens import PendingToken
+from pgroute.statements import Query
 from pgroute.statements import Route as Lane
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class Session(_Session):
 
     def execute(
         self,
-        sql: str,
+        sql: Query,
         params: Any = None,
         *,
         contract: str | Contract = "eventual",

@@ -8,6 +8,7 @@ from collections import Counter
 
 import psycopg
 import pytest
+from psycopg import sql
 from psycopg.errors import ReadOnlySqlTransaction
 
 from pgroute import (
@@ -233,6 +234,22 @@ def test_a_connection_that_never_rests_is_replaced_at_the_end_of_its_life(
             return any(Counter(node for node, _ in sessions)[node] > 1 for node in ("pg1", "pg2"))
 
         eventually(replaced, what="another session serves the same node")
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_statements_that_are_no_str_find_their_server(front: str, servers: Servers) -> None:
+    table = sql.Identifier("tbl_users")
+    with opened(front, servers.settings()) as router:
+        eventually(lambda: whole(router), what="a whole fleet")
+        eventually(lambda: not router.statements.due(), what="the catalogue is read")
+        for read in (
+            b"select count(*) from tbl_users",
+            sql.SQL("select count(*) from {}").format(table),
+            sql.SQL("select {}, {}").format(sql.Literal("it's \\"), sql.Literal(1)),
+        ):
+            assert router.execute(read).node in ("pg2", "pg3")
+        for write in (b"delete from tbl_users where false", sql.SQL("select txid_current()")):
+            assert router.execute(write).node == "pg1"
 
 
 def test_no_role_is_foreign_or_fenced_here(router: Router) -> None:

@@ -7,13 +7,23 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg import errors
+from psycopg import errors, sql
 
-from pgroute import CommitUnknown, DeadlineExceeded, Reason, Token, UnknownContract
+from pgroute import (
+    AsyncRouter,
+    CommitUnknown,
+    DeadlineExceeded,
+    Reason,
+    Settings,
+    Token,
+    UnknownContract,
+)
+from pgroute import Router as ThreadsRouter
 from pgroute.core.topology import Answer, Silence
 from pgroute.observing.observer import Doubt
 from pgroute.routing.commit import Commit
 from pgroute.statements import Route as Lane
+from pgroute.statements import Statements, text_of
 
 from .staged import (
     ACTIVE,
@@ -42,7 +52,7 @@ class Router(Staged):
             self.make_idle("pg1", autocommit=True)
 
     def lane(self, sql: object) -> Lane:
-        return Lane.REPLICA if sql == READ else Lane.PRIMARY
+        return Lane.REPLICA if text_of(sql) == READ else Lane.PRIMARY
 
 
 @pytest.fixture(autouse=True, params=[False, True], ids=["looked for", "at once"])
@@ -152,6 +162,36 @@ def test_a_read_that_the_server_knows_for_a_write_goes_to_the_primary_once_for_a
     assert router.noted.misroutes
     assert router.statements.route(READ) is Lane.PRIMARY
     assert router.noted.routes[-1][2] is Reason.STATEMENT
+
+
+@pytest.mark.parametrize("read", [READ.encode(), sql.SQL(READ)])
+def test_a_statement_that_is_no_str_is_remembered_too(read: bytes | sql.SQL) -> None:
+    router = Router(ALL_WELL)
+    fail(router, errors.ReadOnlySqlTransaction)
+    assert router.execute(read).node == "pg1"
+    assert router.noted.misroutes
+    assert router.statements.route_of(read) is Lane.PRIMARY
+    assert router.statements.decide(READ).reason == "a replica has refused it before"
+
+
+class Knowing(Statements):
+    """Knows one read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.route = lambda text: Lane.REPLICA if text == READ else Lane.PRIMARY
+
+
+@pytest.mark.parametrize("front", [ThreadsRouter, AsyncRouter])
+def test_both_fronts_know_a_read_that_is_no_str(
+    front: type[ThreadsRouter | AsyncRouter],
+) -> None:
+    settings = Settings.make(nodes="pg1=h:1", database="app", write_user="app")
+    router = front(settings, statements=Knowing())
+    for read in (READ, READ.encode(), sql.SQL(READ), sql.SQL("select {}").format(sql.SQL("1"))):
+        assert router.lane(read) is Lane.REPLICA
+    for write in (WRITE, WRITE.encode(), sql.SQL(WRITE), None):
+        assert router.lane(write) is Lane.PRIMARY
 
 
 def without_retries(router: Staged) -> None:

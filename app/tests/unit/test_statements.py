@@ -14,9 +14,10 @@ import psycopg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from psycopg import sql
 from psycopg._queries import PostgresQuery
 
-from pgroute.statements import Catalog, Route, Statements, classify, queries
+from pgroute.statements import Catalog, Route, Statements, classify, queries, text_of
 from pgroute.statements.classify import is_undone_whole
 from pgroute.statements.lexer import Unsure, tokens
 from pgroute.statements.loading import catalog_from
@@ -574,6 +575,94 @@ def test_a_known_text_is_not_decided_again() -> None:
     assert found.route("select now()") is Route.REPLICA
     found._routes.decide = lambda _: pytest.fail("decided again")
     assert found.route("select now()") is Route.REPLICA
+
+
+# What is no str
+
+
+def composed(text: str, *parts: object) -> sql.Composed:
+    return sql.SQL(text).format(*parts)
+
+
+@pytest.mark.parametrize(
+    ("query", "text"),
+    [
+        ("select 1", "select 1"),
+        (b"select %s", "select %s"),
+        (sql.SQL("select now()"), "select now()"),
+        (composed("select {}", sql.Placeholder("a")), "select %(a)s"),
+        (composed("select {}", sql.Literal("it's")), "select 'it''s'"),
+        (composed("select {}", composed("{}", sql.Identifier("a", 'b"'))), 'select "a"."b"""'),
+    ],
+)
+def test_the_text_of_a_statement_that_is_no_str(query: object, text: str) -> None:
+    server, found = Server(), Statements()
+    found.refresh(server.run)
+    assert text_of(query) == text
+    assert found.route_of(query) is found.decide(text).route
+
+
+class Late(sql.Composable):
+    """A part of a user's own that only a connection makes a text of, and not always the same."""
+
+    def as_bytes(self, context: Any = None) -> bytes:
+        return b"1" if context is None else b"nextval('numbers')"
+
+
+class LateSQL(sql.SQL):
+    """The same, as a kind of SQL."""
+
+    as_bytes = Late.as_bytes
+
+
+class Nobody:
+    """A value that psycopg cannot write."""
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        None,
+        bytearray(b"select 1"),
+        "select 'é'".encode(),
+        "select 'é'".encode("latin1"),
+        composed("select {}", sql.Literal(Nobody())),
+        composed("select {}", Late("x")),
+        LateSQL("select 1"),
+        composed("{}", LateSQL("select 1")),
+    ],
+)
+def test_what_has_no_certain_text_goes_to_the_primary(query: object) -> None:
+    server, found = Server(), Statements()
+    found.refresh(server.run)
+    assert text_of(query) is None
+    assert found.route_of(query) is Route.PRIMARY
+
+
+def test_a_statement_that_is_no_str_is_decided_by_its_text() -> None:
+    server, found = Server(), Statements()
+    found.refresh(server.run)
+    for read in (b"select now()", sql.SQL("select now()"), composed("select {}", sql.Literal(1))):
+        assert found.route_of(read) is Route.REPLICA
+    for write in (b"select 1\0", sql.SQL("delete from t"), composed("select {}()", sql.SQL("f"))):
+        assert found.route_of(write) is Route.PRIMARY
+    found.remember_write("select now()")
+    assert found.route_of(b"select now()") is found.route_of(sql.SQL("select now()"))
+    assert found.route_of(b"select now()") is Route.PRIMARY
+
+
+def test_texts_with_values_take_no_place_of_others() -> None:
+    server, found = Server(), Statements(capacity=2)
+    found.refresh(server.run)
+    assert found.route("select now()") is Route.REPLICA
+    for number in range(5):
+        literal = composed("select {}", composed("{}", sql.Literal(number)))
+        assert found.route_of(literal) is Route.REPLICA
+        assert found.route_of(composed("select missing({})", sql.Literal(number))) is Route.PRIMARY
+    assert list(found._routes) == ["select now()"]
+    assert found._unknown_seen
+    found.route_of(sql.SQL("select 1"))
+    assert list(found._routes) == ["select now()", "select 1"]
 
 
 def test_many_threads_agree() -> None:

@@ -313,7 +313,9 @@ class Base(ABC):
 
     def lane(self, sql: object) -> Lane:
         """Where a statement may run: known texts cost one lookup."""
-        return self.statements.route(sql) if isinstance(sql, str) else Lane.PRIMARY
+        if isinstance(sql, str):
+            return self.statements.route(sql)
+        return self.statements.route_of(sql)
 
     def route(self, node: str, read_only: bool, role: Role, reason: Reason) -> Route:
         """The route to a node's pool."""

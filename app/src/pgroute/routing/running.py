@@ -21,6 +21,7 @@ from pgroute.routing.ending import end, ran_out
 from pgroute.routing.holder import Holder, Plan
 from pgroute.routing.leasing import lease_primary, lease_read
 from pgroute.routing.probe import one_line
+from pgroute.statements import text_of
 from pgroute.statements.classify import is_undone_whole
 
 _ELSEWHERE = (Action.REDISCOVER, Action.REDISCOVER_ONCE, Action.RETRY, Action.RERUN)
@@ -67,8 +68,9 @@ def execute(router: Base, statement: Statement, failure: Failure | None = None) 
     while True:
         if failure is not None:
             if statement.reads and failure.what is Trouble.READ_ONLY:
-                router.statements.remember_write(statement.sql)
-                router.observer.misrouted(failure.node, statement.sql)
+                text = text_of(statement.sql) or ""  # there is one: it was taken for a read
+                router.statements.remember_write(text)
+                router.observer.misrouted(failure.node, text)
             work = Work.READ if statement.reads else Work.WRITE
             action = effort.next(
                 failure,

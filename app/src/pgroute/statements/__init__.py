@@ -7,5 +7,16 @@ to be harmless goes to the primary.
 from pgroute.statements.catalog import Catalog
 from pgroute.statements.classify import Decision, Route, classify
 from pgroute.statements.statements import AsyncRun, Run, Statements
+from pgroute.statements.texts import Query, text_of
 
-__all__ = ["AsyncRun", "Catalog", "Decision", "Route", "Run", "Statements", "classify"]
+__all__ = [
+    "AsyncRun",
+    "Catalog",
+    "Decision",
+    "Query",
+    "Route",
+    "Run",
+    "Statements",
+    "classify",
+    "text_of",
+]

@@ -13,6 +13,7 @@ from pgroute.statements import queries
 from pgroute.statements.catalog import Catalog
 from pgroute.statements.classify import Decision, Route, classify
 from pgroute.statements.loading import catalog_from
+from pgroute.statements.texts import holds_values, text_of
 
 Run = Callable[[str], Sequence[Sequence[object]]]
 """Runs one SQL text without parameters and gives its rows, a tuple each."""
@@ -84,6 +85,17 @@ class Statements:
         """What was read last, None before the first time."""
         return self._catalog
 
+    def route_of(self, query: object) -> Route:
+        """As :attr:`route`, for whatever psycopg takes: bytes and ``psycopg.sql``, by their text.
+
+        The primary where no text is certain. A text with values in it is decided each time: it
+        would take the place of one that comes again.
+        """
+        text = text_of(query)
+        if text is None:
+            return Route.PRIMARY
+        return self._decide(text).route if holds_values(query) else self.route(text)
+
     def decide(self, sql: str) -> Decision:
         """The route and the reason for it. Not cached: for people, logs and tests."""
         if sql in self._writes:
@@ -139,11 +151,15 @@ class Statements:
             if old is None or replace(old, version=catalog.version) != catalog:
                 self._routes.clear()
 
-    def _decide_and_keep(self, sql: str) -> Route:
-        catalog = self._catalog
+    def _decide(self, sql: str) -> Decision:
         decision = self.decide(sql)
         if decision.unknown:
             self._unknown_seen = True
+        return decision
+
+    def _decide_and_keep(self, sql: str) -> Route:
+        catalog = self._catalog
+        decision = self._decide(sql)
         if catalog is not None and len(sql) <= _LONGEST_KEPT:
             with self._lock:
                 if catalog is self._catalog and (
