@@ -308,7 +308,6 @@ class AsyncRouter(Base):
     async def _hedged(self, statement: running.Statement) -> Result:
         """A read that may be asked twice at once."""
         assert self._pace is not None  # noqa: S101 - for the type checker
-        next(self.calls)
         try:
             return await hedged_async(self, self._pace, statement)
         except running.Failure as failure:

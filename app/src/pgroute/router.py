@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
 from typing import Any, Self, TypeVar
@@ -26,7 +26,7 @@ from pgroute.routing.base import Base, PoolReport, Steps
 from pgroute.routing.commit import Commit
 from pgroute.routing.connections import NodeConnection
 from pgroute.routing.contexts import PlannedReading, Reading, ReadingAfter, Writing
-from pgroute.routing.hedging import Pace, hedged
+from pgroute.routing.hedging import Pace, Threads, hedged
 from pgroute.routing.holder import PLAIN, Holder, Plan
 from pgroute.routing.pool import NodePool
 from pgroute.routing.tokens import PendingToken
@@ -53,7 +53,7 @@ class Router(Base):
     """
 
     _pace: Pace | None = None  # None: no read is hedged
-    _hedger: ThreadPoolExecutor
+    _hedger: Threads
 
     # Life
 
@@ -71,7 +71,7 @@ class Router(Base):
         self.opened = True
         if self.settings.hedge_share > 0:
             self._pace = Pace(self.hedge_delay)
-            self._hedger = ThreadPoolExecutor(_MOST_HEDGED, thread_name_prefix="pgroute-hedge")
+            self._hedger = Threads(_MOST_HEDGED)
         self.fleet.start()
         try:
             # The first answers include connecting, which later ones do not.
@@ -100,7 +100,7 @@ class Router(Base):
             time.sleep(0.005)
         self.fleet.stop(timeout)
         if self._pace is not None:
-            self._hedger.shutdown(wait=False, cancel_futures=True)
+            self._hedger.stop()
         for pool in self.pools_by_key.values():
             pool.close(max(until - self.clock(), 0.1))
 
@@ -297,7 +297,6 @@ class Router(Base):
     def _hedged(self, statement: running.Statement) -> Result:
         """A read that may be asked twice at once."""
         assert self._pace is not None  # noqa: S101 - for the type checker
-        next(self.calls)
         try:
             return hedged(self, self._hedger, self._pace, statement)
         except running.Failure as failure:

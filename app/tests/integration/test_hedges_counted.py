@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
 
+from pgroute import DeadlineExceeded
 from pgroute.observing.metrics import RouterMetrics
 from pgroute.observing.observer import Hedge
 from pgroute.statements import Route, Statements
@@ -134,6 +136,15 @@ def test_a_read_that_fails_both_times_is_counted_as_asked_twice(counted: Counted
         counted.read(failing)
     assert sum(counted.hedges(node, Hedge.NEITHER) for node in NAMES) == 1
     assert counted.asked_twice() == before + 1
+
+
+def test_a_read_that_never_ends_ends_at_the_caller_s_deadline(counted: Counted) -> None:
+    for number in range(3):  # each replica has its turn
+        started = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            counted.router.execute(f"select pg_sleep(60), {number}", timeout=0.5)
+        assert 0.5 <= time.monotonic() - started < 1.5
+    eventually(lambda: not counted.router.busy(), what="every connection is back")
 
 
 def test_what_the_budget_refuses_is_counted_and_it_holds(counted: Counted) -> None:
