@@ -166,6 +166,34 @@ def test_asyncio_is_traced_under_the_caller_s_span(
     } <= set(by_text)
 
 
+def test_reads_that_are_hedged_are_traced_under_the_caller_s_span(
+    servers: Servers, provider: TracerProvider, exporter: InMemorySpanExporter
+) -> None:
+    settings = servers.settings(hedge_share=0.05)
+    tracer = provider.get_tracer("test")
+    text = "select first_name from tbl_users limit 1"
+
+    def sync() -> None:
+        with Router(settings, observer=traces(settings, provider)) as router:
+            eventually(lambda: not router.statements.due(), what="the catalogue is read")
+            with tracer.start_as_current_span("threads"):
+                router.execute(text)
+
+    async def use() -> None:
+        async with AsyncRouter(settings, observer=traces(settings, provider)) as router:
+            while router.statements.due():
+                await asyncio.sleep(0.01)
+            with tracer.start_as_current_span("asyncio"):
+                await router.execute(text)
+
+    sync()
+    asyncio.run(use())
+    spans = exporter.get_finished_spans()
+    callers = {span.name: span.context for span in spans if span.name in ("threads", "asyncio")}
+    reads = [span for span in spans if told(span).get("pgroute.reason") == "read"]
+    assert [span.parent for span in reads] == [callers["threads"], callers["asyncio"]]
+
+
 def test_slow_statements_are_logged_and_no_quick_ones(servers: Servers) -> None:
     stream = io.StringIO()
     logger = logging.Logger("pgroute")

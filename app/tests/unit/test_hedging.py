@@ -1,4 +1,4 @@
-"""Reads that may be asked twice: their deadline is the caller's."""
+"""Reads that may be asked twice: their deadline and their context are the caller's."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -20,6 +21,8 @@ from .staged import ALL_WELL, Staged
 READ = "select 1"
 THREADS = 4
 PATIENCE = 5.0  # seconds, in which anything that is not held up has ended
+
+_caller: ContextVar[str] = ContextVar("caller", default="nobody")
 
 
 class Hedging(Staged):
@@ -117,6 +120,24 @@ def test_a_second_attempt_that_has_no_thread_is_left_out(hanging: Hanging) -> No
     assert not hanging.waiting.acquire(timeout=0.2)
     hanging.may.set()
     assert read.result(PATIENCE).rows
+
+
+def test_both_attempts_know_who_asked_and_change_nothing_of_it() -> None:
+    router, seen = Hedging(), list[str]()
+    router.late_after(0.01)
+    both = threading.Barrier(2)
+
+    def answer(_: str) -> None:
+        seen.append(_caller.get())
+        _caller.set("an attempt")
+        both.wait(PATIENCE)
+
+    router.answer = answer
+    for caller in ("one", "another"):
+        _caller.set(caller)
+        router.execute(READ)
+        assert _caller.get() == caller
+    assert seen == ["one", "one", "another", "another"]
 
 
 def test_a_misrouted_write_is_in_the_caller_s_token() -> None:

@@ -1,7 +1,10 @@
 """Reads that are asked twice when the first answer is late (opt-in: ``hedge_share``).
 
 The second attempt goes to another replica once the first has taken longer than most reads do. The
-budget caps how many; the loser is cancelled. Only for statements that are known to change nothing.
+budget caps how many; the loser is cancelled. Only for statements that are known to change nothing,
+in a plain ``execute()``: no block, token, lag limit or session.
+
+An attempt runs in its caller's context, as a copy, so that spans and events find their parent.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -62,11 +66,14 @@ class Threads:
         self._executor = ThreadPoolExecutor(2 * most, thread_name_prefix="pgroute-hedge")
 
     def begin(self, work: Callable[[], Result]) -> Future[Result] | None:
-        """``work()``; None when too much is under way. Raises RouterClosed."""
+        """``work()`` in the caller's context; None when too much is under way.
+
+        Raises RouterClosed.
+        """
         if not self._free.acquire(blocking=False):
             return None
         try:
-            future = self._executor.submit(work)
+            future = self._executor.submit(copy_context().run, work)
         except RuntimeError:
             self._free.release()
             raise RouterClosed("the router is closed") from None
