@@ -1,6 +1,8 @@
 """Every fault in turn, pgroute and hasql under the same load on the same servers at once.
 
 python -m benchmarks.chaos [--seconds 5] [--promotions 6] [--clients pgroute,hasql] [--output DIR]
+
+Exit 1 when pgroute broke a promise of ``budgets.py``; what hasql does is only counted.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from uuid import UUID
 
 from pydantic import TypeAdapter
 
+from benchmarks.budgets import broken_promises, complaint
 from benchmarks.child import APP, environment
 from benchmarks.faults import Faults, Shell, Step, play, promotions, scenario
 from benchmarks.fleet import breakable, reached_directly
@@ -141,8 +144,14 @@ def as_table(reports: Mapping[str, Report]) -> str:
     return table(("window", "client", *_COLUMNS), rows, indent=0)
 
 
+def _verdicts(reports: Mapping[str, Report], *, every_fault: bool) -> list[str]:
+    """A sentence per client, all measured alike: what only ours are asked for ends the command."""
+    broken = {n: broken_promises(r, every_fault=every_fault) for n, r in reports.items()}
+    return [f"{name}: {'; '.join(each) or 'every promise held'}" for name, each in broken.items()]
+
+
 def main() -> None:
-    """Run everything, print the table, write the JSON."""
+    """Run everything, print the table, write the JSON; exit 1 when pgroute broke a promise."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seconds", type=float, default=5.0, help="each fault lasts this long")
     parser.add_argument(
@@ -156,8 +165,7 @@ def main() -> None:
     steps = scenario(seconds) if times is None else promotions(times, seconds)
     with breakable() as servers:
         reports = run_faults(servers, steps, clients=clients)
-    verdicts = [f"{n}: {'; '.join(r.broken) or 'every promise held'}" for n, r in reports.items()]
-    text = "\n\n".join([as_table(reports), *verdicts])
+    text = "\n\n".join([as_table(reports), *_verdicts(reports, every_fault=times is None)])
     print(f"\n{text}")
     if arguments.output is not None:
         machine = describe_machine()
@@ -171,6 +179,8 @@ def main() -> None:
         name = "chaos" if times is None else "promotions"
         (arguments.output / f"{name}.txt").write_text(f"{shown}\n\n{text}\n")
         (arguments.output / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    if broken := complaint(reports, every_fault=times is None):
+        sys.exit(f"a promise is broken: {broken}")
 
 
 if __name__ == "__main__":

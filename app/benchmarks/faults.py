@@ -13,6 +13,10 @@ from pgroute.chaos.report import Window
 from pgroute.core.lsn import parse_lsn
 from tests.servers import BIN, NAMES, Servers, eventually, port
 
+# Windows that a promise is about.
+FROZEN, THAWED = "replica frozen", "replica thawed"
+PROMOTED = "replica promoted"  # how the names of those with a promotion end
+
 _END = "@end@"
 _DETECTION_SECONDS = 0.5  # what an orchestrator needs to see a dead primary, at the very least
 
@@ -216,7 +220,7 @@ def promotions(times: int, seconds: float) -> list[Step]:
     once = [
         Step("no fault", lambda _: None, seconds),
         Step(
-            "primary killed, replica promoted",
+            f"primary killed, {PROMOTED}",
             _kill_and_promote,
             seconds,
             "old primary cloned",
@@ -231,10 +235,10 @@ def scenario(seconds: float) -> list[Step]:
     return [
         Step("no fault", lambda _: None, seconds),
         Step(
-            "replica frozen",
+            FROZEN,
             lambda f: f.freeze(f.replicas[0]),
             seconds,
-            "replica thawed",
+            THAWED,
             lambda f: f.thaw(f.replicas[0]),
         ),
         Step(
@@ -275,7 +279,7 @@ def scenario(seconds: float) -> list[Step]:
             "primary reached again",
             lambda f: f.mend(f.primary),
         ),
-        Step("primary killed, replica promoted", _kill_and_promote, seconds, whole=False),
+        Step(f"primary killed, {PROMOTED}", _kill_and_promote, seconds, whole=False),
         Step(
             "old primary returns",
             lambda f: f.start(f.former),
@@ -283,7 +287,7 @@ def scenario(seconds: float) -> list[Step]:
             "old primary cloned",
             lambda f: f.clone(f.former),
         ),
-        Step("primary frozen, replica promoted", _freeze_and_promote, seconds, whole=False),
+        Step(f"primary frozen, {PROMOTED}", _freeze_and_promote, seconds, whole=False),
         Step(
             "old primary thawed",
             lambda f: f.thaw(f.former),

@@ -18,6 +18,7 @@ from pathlib import Path as FilePath
 from typing import Any
 from uuid import UUID
 
+from benchmarks.budgets import Budget, budget_table, read_budgets, write_budgets
 from benchmarks.figures import FIGURES, PathFigures, Round, compare
 from benchmarks.fleet import on_loopback
 from benchmarks.machine import describe_machine
@@ -170,6 +171,17 @@ def memory_table(memory: Memory) -> str:
     return table(("memory", "KiB"), rows, indent=0)
 
 
+def all_budgets(
+    reads: Sequence[PathFigures], writing: Sequence[PathFigures], durable: Sequence[PathFigures]
+) -> list[Budget]:
+    """Every limit of the issue beside what was measured."""
+    return [
+        *read_budgets(reads),
+        *write_budgets(writing, "fsync off"),
+        *write_budgets(durable, "on the disk"),
+    ]
+
+
 def main() -> None:
     """Measure, print, and write the three files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -187,6 +199,7 @@ def main() -> None:
     with on_loopback(durable=True) as servers:
         durable = measure_writes(servers.settings(), **limits)
     machine["load_1_minute_after"] = describe_machine()["load_1_minute"]
+    budgets = all_budgets(reads, writing, durable)
     text = "\n\n".join(
         [
             f"{arguments.rounds} rounds of {arguments.calls} calls per path, interleaved; "
@@ -196,6 +209,7 @@ def main() -> None:
             "Writes whose commit waits for nothing (fsync off):\n" + as_table(writing),
             "Writes whose commit waits for this machine's disk:\n" + as_table(durable),
             memory_table(memory),
+            budget_table(budgets),
         ]
     )
     print(text)
@@ -209,6 +223,7 @@ def main() -> None:
             "writes": [asdict(each) for each in writing],
             "durable_writes": [asdict(each) for each in durable],
             "memory_kib": asdict(memory),
+            "budgets": [asdict(each) | {"holds": each.holds} for each in budgets],
         }
         (arguments.output / "reads.json").write_text(json.dumps(result, indent=1) + "\n")
         (arguments.output / "reads.svg").write_text(

@@ -5,6 +5,8 @@
 Nothing is kept of the load but counts, so that what grows is the router's or psycopg's. Before each
 look, what is free goes back to the system: else it is the allocator's holdings that are seen to
 grow, in steps of megabytes.
+
+Exit 1 when a read was stale, or when memory grew by more than ``budgets.GROWTH_KIB``.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import argparse
 import ctypes
 import gc
 import json
+import sys
 import threading
 import time
 from collections import Counter
@@ -21,6 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import UUID
 
+from benchmarks.budgets import GROWTH_KIB, complaint_of_soak
 from benchmarks.faults import Faults, Shell, play, scenario
 from benchmarks.fleet import breakable, reached_directly
 from benchmarks.machine import describe_machine
@@ -116,11 +120,13 @@ def _sample(seconds: float, counted: Counter[str]) -> Sample:
     )
 
 
-def growth_kib(samples: Sequence[Sample]) -> float:
-    """Mean of the last quarter less mean of the second: the first one is still filling caches."""
+def growth_kib(samples: Sequence[Sample]) -> float | None:
+    """Mean of the last quarter less mean of the second: the first one is still filling caches.
+
+    None when there are too few samples for quarters."""
     quarter = len(samples) // 4
     if quarter == 0:
-        return 0.0
+        return None
 
     def mean(part: Sequence[Sample]) -> float:
         return sum(sample.private_kib for sample in part) / len(part)
@@ -129,7 +135,7 @@ def growth_kib(samples: Sequence[Sample]) -> float:
 
 
 def main() -> None:
-    """Soak, print, write."""
+    """Soak, print, write; exit 1 when a read was stale or memory grew."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--output", type=Path, help="folder for soak.json and soak.txt")
@@ -137,9 +143,12 @@ def main() -> None:
     samples, stale = soak(arguments.minutes, print)
     step = max(1, len(samples) // 12)
     rows = [tuple(asdict(sample).values()) for sample in samples[::step]]
+    growth = growth_kib(samples)
+    grown = "unknown" if growth is None else f"{growth:,.0f}"
     text = (
         table(tuple(name.replace("_", " ") for name in asdict(samples[0])), rows, indent=0)
-        + f"\n\ngrowth from the second to the last quarter: {growth_kib(samples):,.0f} KiB"
+        + f"\n\ngrowth from the second to the last quarter: {grown} KiB"
+        + f" (limit: {GROWTH_KIB:,.0f})"
         + f"\nstale reads, without those of what a failover has lost: {len(stale)}"
         + "".join(f"\n  {read.promise} on {read.node}, {read.what}" for read in stale)
     )
@@ -149,6 +158,9 @@ def main() -> None:
         (arguments.output / "soak.txt").write_text(text + "\n")
         result = {"machine": describe_machine(), "samples": [asdict(each) for each in samples]}
         (arguments.output / "soak.json").write_text(json.dumps(result, indent=1) + "\n")
+    last = samples[-1]
+    if said := complaint_of_soak(growth, stale=len(stale), writes=last.writes, reads=last.reads):
+        sys.exit(f"the soak failed: {said}")
 
 
 if __name__ == "__main__":

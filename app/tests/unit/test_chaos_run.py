@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from pgroute import Settings
 from pgroute.chaos import run
 from pgroute.chaos.client import Seen, Written
 from pgroute.chaos.report import Report
 from pgroute.chaos.tally import Promise
 from pgroute.chaos.workload import Workload
+from pgroute.cli.entry import main
 from pgroute.errors import NoPrimary
 
 
@@ -126,3 +130,33 @@ def test_a_thread_that_hangs_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     stop = Workload.stop
     monkeypatch.setattr(Workload, "stop", lambda self: stop(self) and False)
     assert made([]).broken == ["a thread of the workload hangs, long after its deadline"]
+
+
+@pytest.fixture
+def command(client: Client, monkeypatch: pytest.MonkeyPatch) -> Client:
+    """What ``pgroute chaos`` talks to instead of servers."""
+    settings = Settings.make(nodes="pg1", database="app", write_user="app")
+    monkeypatch.setattr(Settings, "from_environment", lambda: settings)
+    router = SimpleNamespace(settings=settings)
+    monkeypatch.setattr("pgroute.cli.chaos.Router", lambda _: nullcontext(router))
+    monkeypatch.setattr(sys, "argv", ["pgroute", "chaos", "--seconds", "1", "--workers", "1"])
+    return client
+
+
+def test_the_command_ends_well_when_every_promise_held(command: Client) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    assert command.cleaned
+
+
+def test_the_command_fails_with_one_sentence_on_what_broke(
+    command: Client, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "found", set)  # all that was acknowledged is gone
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("pgroute: ")
+    assert said.endswith(" acknowledged writes were lost")
