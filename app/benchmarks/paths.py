@@ -23,7 +23,7 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from benchmarks.peers import hasql_dsn
 from benchmarks.proxies import Proxy
-from pgroute import Router, Settings
+from pgroute import AsyncRouter, Router, Settings
 from pgroute.observing.metrics import RouterMetrics
 from tests.servers import eventually, whole
 
@@ -36,6 +36,8 @@ RAW_IN_TURN = "raw psycopg, two replicas in turn"
 RAW_ASYNC = "raw psycopg, async"
 RAW_INSERT = "raw psycopg, one statement"
 RAW_WRITE = "raw psycopg, transaction"
+RAW_INSERT_ASYNC = "raw psycopg, one statement, async"
+RAW_WRITE_ASYNC = "raw psycopg, transaction, async"
 _RAW_ASYNCPG = "raw asyncpg"
 _REPLICA = 1  # the second server of the settings
 
@@ -251,8 +253,6 @@ async def async_reads(settings: Settings, stack: AsyncExitStack) -> list[Path]:
 
 
 async def _pgroute_async(settings: Settings, stack: AsyncExitStack) -> list[Path]:
-    from pgroute import AsyncRouter
-
     settings = one_replica(settings)
     router = await stack.enter_async_context(AsyncRouter(settings, observer=metrics(settings)))
     token = await router.settle(router.token())
@@ -268,10 +268,21 @@ async def _pgroute_async(settings: Settings, stack: AsyncExitStack) -> list[Path
     async def execute(key: UUID) -> Any:
         return (await router.execute(SELECT, (key,))).one()
 
+    async def execute_after(key: UUID) -> Any:
+        return (await router.execute(SELECT, (key,), after=token)).one()
+
+    session = router.session(after=token)
+
+    async def in_session(key: UUID) -> Any:
+        async with session.read() as connection:
+            return await (await connection.execute(SELECT, (key,))).fetchone()
+
     return [
         Path("pgroute read(), async", RAW_ASYNC, read, is_async=True),
         Path("pgroute read(after=token), async", RAW_ASYNC, read_after, is_async=True),
+        Path("pgroute read() in a session, async", RAW_ASYNC, in_session, is_async=True),
         Path("pgroute execute(), async", RAW_ASYNC, execute, is_async=True),
+        Path("pgroute execute(after=token), async", RAW_ASYNC, execute_after, is_async=True),
     ]
 
 
@@ -368,6 +379,88 @@ def writes(settings: Settings, stack: ExitStack) -> list[Path]:
         Path("psycopg_pool with connection()", RAW_WRITE, pooled),
         Path("pgroute write()", RAW_WRITE, routed),
         Path("pgroute write() and token()", RAW_WRITE, with_token),
+    ]
+
+
+async def async_writes(settings: Settings, stack: AsyncExitStack) -> list[Path]:
+    """As :func:`writes`, in an event loop."""
+    where = conninfo(settings, user=settings.writer, server=0)
+    return [
+        *await _raw_async_writes(where, stack),
+        *await _pooled_async_writes(where, stack),
+        *await _pgroute_async_writes(settings, stack),
+    ]
+
+
+async def _raw_async_writes(where: str, stack: AsyncExitStack) -> list[Path]:
+    connect = psycopg.AsyncConnection.connect
+    single = await stack.enter_async_context(await connect(where, autocommit=True))
+    connection = await stack.enter_async_context(await connect(where))
+    cursor = (await stack.enter_async_context(await connect(where, autocommit=True))).cursor()
+
+    async def statement(key: UUID) -> None:
+        await single.execute(INSERT, (key, NAME), prepare=True)
+
+    async def one_cursor(key: UUID) -> None:
+        await cursor.execute(INSERT, (key, NAME), prepare=True)
+
+    async def transaction(key: UUID) -> None:
+        await connection.execute(INSERT, (key, NAME), prepare=True)
+        await connection.commit()
+
+    name = "raw psycopg, one cursor for all, async"
+    return [
+        Path(RAW_INSERT_ASYNC, RAW_INSERT_ASYNC, statement, is_async=True),
+        Path(name, RAW_INSERT_ASYNC, one_cursor, is_async=True),
+        Path(RAW_WRITE_ASYNC, RAW_WRITE_ASYNC, transaction, is_async=True),
+    ]
+
+
+async def _pooled_async_writes(where: str, stack: AsyncExitStack) -> list[Path]:
+    pool = AsyncConnectionPool(where, min_size=1, max_size=4, open=False)
+    await stack.enter_async_context(pool)
+
+    async def pooled(key: UUID) -> None:
+        async with pool.connection() as taken:
+            await taken.execute(INSERT, (key, NAME))
+
+    name = "psycopg_pool with connection(), async"
+    return [Path(name, RAW_WRITE_ASYNC, pooled, is_async=True)]
+
+
+async def _pgroute_async_writes(settings: Settings, stack: AsyncExitStack) -> list[Path]:
+    one, two = [
+        await stack.enter_async_context(AsyncRouter(settings, observer=metrics(settings)))
+        for _ in range(2)
+    ]
+
+    async def statement(key: UUID) -> None:
+        await one.execute(INSERT, (key, NAME))
+
+    async def statement_with_token(key: UUID) -> object:
+        await one.execute(INSERT, (key, NAME))
+        return one.token()
+
+    async def block(key: UUID) -> None:
+        async with two.write() as taken:
+            await taken.execute(INSERT, (key, NAME))
+
+    async def block_with_token(key: UUID) -> object:
+        async with two.write() as taken:
+            await taken.execute(INSERT, (key, NAME))
+        return two.token()
+
+    statements = {
+        "pgroute execute(), async": statement,
+        "pgroute execute() and token(), async": statement_with_token,
+    }
+    blocks = {
+        "pgroute write(), async": block,
+        "pgroute write() and token(), async": block_with_token,
+    }
+    return [
+        *(Path(name, RAW_INSERT_ASYNC, call, is_async=True) for name, call in statements.items()),
+        *(Path(name, RAW_WRITE_ASYNC, call, is_async=True) for name, call in blocks.items()),
     ]
 
 

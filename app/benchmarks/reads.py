@@ -30,6 +30,7 @@ from benchmarks.paths import (
     RAW_IN_TURN,
     Path,
     async_reads,
+    async_writes,
     run,
     sync_reads,
     writes,
@@ -66,7 +67,9 @@ def measure_writes(settings: Settings, *, rounds: int, calls: int) -> list[PathF
     loop = asyncio.new_event_loop()
     with ExitStack() as stack:
         stack.callback(loop.close)
-        paths = writes(settings, stack)
+        async_stack = AsyncExitStack()
+        stack.callback(lambda: run(loop, async_stack.aclose()))
+        paths = writes(settings, stack) + run(loop, async_writes(settings, async_stack))
         return _compare(paths, lambda: [UUID(str(new_key())) for _ in range(calls)], loop, rounds)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from benchmarks.budgets import read_budgets, write_budgets
 from benchmarks.faults import Shell
 from benchmarks.figures import FIGURES, compare
 from benchmarks.fleet import reached_directly
@@ -33,8 +34,9 @@ def test_every_way_to_read_gives_the_row(servers: Servers, settings: Settings) -
     found = measure_reads(settings, proxies, rounds=2, calls=5)
     names = [each.name for each in found]
     assert len(set(names)) == len(names)
-    for expected in ("pgroute read()", "pgroute read(), async", "hasql 0.10 on asyncpg"):
-        assert expected in names
+    for expected in ("pgroute read()", "pgroute read() in a session", "pgroute execute()"):
+        assert {expected, f"{expected}, async"} <= set(names)
+    assert len(read_budgets(found)) == 5  # which looks for every path that a budget is about
     assert [each.name for each in found if "Pg" in each.name] == [proxy.name for proxy in proxies]
     assert all(getattr(each, figure).microseconds > 0 for each in found for figure in FIGURES)
 
@@ -44,7 +46,12 @@ def test_every_way_to_write_writes(servers: Servers, settings: Settings) -> None
     rows = servers.sql(
         "pg1", "select count(*) from tbl_users where first_name = 'measured'", database="app"
     )
-    assert int(rows) >= 2 * 5 * len(found)
+    assert int(rows) == 2 * (5 + 5) * len(found)  # so many rounds, calls, calls before them, paths
+    names = {each.name for each in found}
+    for expected in ("write()", "write() and token()", "execute()", "execute() and token()"):
+        assert {f"pgroute {expected}", f"pgroute {expected}, async"} <= names
+    assert len(write_budgets(found, "here")) == 4
+    assert all("async" not in each.name or "async" in each.baseline for each in found)
 
 
 def test_a_connection_costs_memory(settings: Settings) -> None:
