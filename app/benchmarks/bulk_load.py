@@ -1,6 +1,6 @@
 """Bulk load: per leaf and connection, against one COPY into the parent and executemany.
 
-    python -m benchmarks.bulk_load [--rows 200000] [--rounds 7] [--indexes 0]
+    python -m benchmarks.bulk_load [--rows 200000] [--rounds 7] [--indexes 0] [--output FOLDER]
 
 All paths take turns in each round, on the same rows into the same emptied table of four hash
 leaves with a primary key (UUIDv7, name). Wall time is quoted as the ratio of rates to one COPY
@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path as FilePath
 from random import Random
 from statistics import median
 from typing import Any
@@ -122,32 +123,57 @@ def summary(runs: Mapping[str, Sequence[Run]]) -> list[tuple[str, float, float, 
     ]
 
 
-def main() -> None:
-    """Measure, and print a table and the raw figures as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=200_000)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--indexes", type=int, default=0, help="beside the primary key")
-    options = parser.parse_args()
-    rows = list(people(options.rows, Random(1)))
-    before = describe_machine()
+def take_turns(rows: Rows, *, rounds: int, indexes: int) -> dict[str, list[Run]]:
+    """All paths in turn, on servers of their own; a round that is not counted warms up."""
     with on_loopback() as servers, Router(servers.settings(pool_min_size=4)) as router:
-        for _ in range(options.indexes):
+        for _ in range(indexes):
             servers.sql("pg1", f"create index on {TABLE} (first_name)", database="app")
         with router.write() as connection:
-            partitions = Partitions.read(connection, TABLE)
-        all_paths = paths(partitions)
+            all_paths = paths(Partitions.read(connection, TABLE))
         runs: dict[str, list[Run]] = {name: [] for name in all_paths}
-        for at in range(options.rounds + 1):
+        for at in range(rounds + 1):
             for name, path in all_paths.items():
                 some = rows[:_MANY] if name == "executemany" else rows
                 run = measure(servers, router, path, some)
-                if at:  # the first round warms up
+                if at:
                     runs[name].append(run)
+    return runs
+
+
+def main() -> None:
+    """Measure, print the table, write it and the raw figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--indexes", type=int, default=0, help="beside the primary key")
+    parser.add_argument("--output", type=FilePath, help="folder for bulk_load.txt and .json")
+    options = parser.parse_args()
+    before = describe_machine()
+    asked = {"rows": options.rows, "rounds": options.rounds, "indexes": options.indexes}
+    rows = list(people(options.rows, Random(1)))
+    runs = take_turns(rows, rounds=options.rounds, indexes=options.indexes)
+    machine = before | {"load_1_minute_after": describe_machine()["load_1_minute"]}
     header = ("path", "rate, ratio", "µs per row", "client µs", "server µs")
-    print(table(header, summary(runs), indent=0))
-    raw = {name: [asdict(run) for run in found] for name, found in runs.items()}
-    print(json.dumps({"before": before, "after": describe_machine(), "runs": raw}))
+    text = "\n\n".join(
+        [
+            f"{options.rounds} rounds of {options.rows:,} rows per path (at most {_MANY:,} with "
+            f"executemany) into four leaves with {options.indexes} indexes beside the primary key.",
+            "\n".join(f"{name}: {value}" for name, value in machine.items()),
+            table(header, summary(runs), indent=0),
+        ]
+    )
+    print(text)
+    if options.output is not None:
+        raw = {name: [asdict(run) for run in found] for name, found in runs.items()}
+        _write(options.output, options.indexes, text, {"machine": machine, **asked, "runs": raw})
+
+
+def _write(folder: FilePath, indexes: int, text: str, result: Mapping[str, Any]) -> None:
+    """A run with more indexes beside the one without, not over it."""
+    name = f"bulk_load-{indexes}-indexes" if indexes else "bulk_load"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.txt").write_text(text + "\n")
+    (folder / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

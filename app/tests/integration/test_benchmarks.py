@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 
+from benchmarks import bulk_load
 from benchmarks.budgets import read_budgets, write_budgets
 from benchmarks.faults import Shell
 from benchmarks.figures import FIGURES, compare
@@ -58,6 +62,30 @@ def test_a_connection_costs_memory(settings: Settings) -> None:
     memory = measure_memory(settings, repeats=1)
     assert memory.idle_router > 0
     assert memory.connection_of_a_router > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "name"), [([], "bulk_load"), (["--indexes", "1"], "bulk_load-1-indexes")]
+)
+@pytest.mark.usefixtures("settings")
+def test_bulk_load_writes_its_table_and_every_run(
+    servers: Servers,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    options: list[str],
+    name: str,
+) -> None:
+    asked = ["--rows", "200", "--rounds", "1", "--output", str(tmp_path / "new"), *options]
+    monkeypatch.setattr(sys, "argv", ["bulk_load", *asked])
+    monkeypatch.setattr(bulk_load, "on_loopback", lambda: nullcontext(servers))
+    bulk_load.main()
+    text = (tmp_path / "new" / f"{name}.txt").read_text()
+    assert bulk_load.BASELINE in text
+    told = json.loads((tmp_path / "new" / f"{name}.json").read_text())
+    assert (told["rows"], told["rounds"], told["indexes"]) == (200, 1, len(options) // 2)
+    assert told["machine"]["cores"] > 0
+    assert len(told["runs"]) == 6
+    assert all(len(runs) == 1 and name in text for name, runs in told["runs"].items())
 
 
 def test_ratios_are_of_the_same_round() -> None:

@@ -236,7 +236,8 @@ def test_what_a_read_may_cost(changed: PathFigures | None, holds: list[bool]) ->
 def test_the_worst_of_all_figures_and_paths_counts_against_hasql() -> None:
     usual, slow = path("pgroute execute(), async", 1.0), Figure(1.21, 1.21, 1.21, 126.0)
     for figure in FIGURES:
-        budgets = read_budgets([*measured(), replace(usual, **{figure: slow})])
+        changed: dict[str, Any] = {figure: slow}
+        budgets = read_budgets([*measured(), replace(usual, **changed)])
         assert [budget.holds for budget in budgets] == [True, True, True, False, False]
 
 
