@@ -251,7 +251,7 @@ def test_a_host_that_is_not_let_in(servers: Servers) -> None:
 # Encryption
 
 HERE = "127.0.0.1"  # a node without a name is called by its host
-_EXPIRED = "-not_before 20200101000000Z -not_after 20210101000000Z"
+EXPIRED = "-not_before 20200101000000Z -not_after 20210101000000Z"
 
 
 @contextmanager
@@ -285,7 +285,7 @@ def only(servers: Servers, node: str, options: str = "") -> Settings:
 
 
 def test_an_expired_certificate(servers: Servers) -> None:
-    with encrypted(servers, "pg1", _EXPIRED, "IP:127.0.0.1") as authority:
+    with encrypted(servers, "pg1", EXPIRED, "IP:127.0.0.1") as authority:
         findings = diagnose(only(servers, "pg1"))
         assert bad(findings) == [("certificate", HERE)]
         assert the(findings, "certificate", HERE).says == (
