@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -74,6 +74,15 @@ class Blocking:
             return await asyncio.to_thread(fn, Blocking(self._loop, connection))
 
         return called
+
+
+def hook(front: str, act: Callable[[Any], None]) -> Callable[[Any], Any]:
+    """``act`` as that front's hook."""
+
+    async def later(connection: Any) -> None:
+        act(connection)
+
+    return act if front == "threads" else later
 
 
 @contextmanager

@@ -1,5 +1,5 @@
 """What callers get while servers fail, from both routers."""
-# ruff: noqa: ARG001, PT012, SIM117 - what happens within a block, and how it ends, is tested
+# ruff: noqa: PT012, SIM117 - what happens within a block, and how it ends, is tested
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from pgroute.statements import Route, Statements
 from tests.patience import WATCHFUL
 from tests.servers import Servers, eventually, port, whole
 
-from .fronts import FRONTS, opened, transaction_of
+from .fronts import FRONTS, hook, opened, transaction_of
 
 pytestmark = pytest.mark.integration
 
@@ -528,12 +528,13 @@ def test_the_pool_recovers_when_the_password_is_rotated(servers: Servers, tmp_pa
                 assert connection.node == "pg1"
 
 
-def test_new_connections_use_the_new_password(servers: Servers, tmp_path: Path) -> None:
+@pytest.mark.parametrize("front", FRONTS)
+def test_new_connections_use_the_new_password(servers: Servers, front: str, tmp_path: Path) -> None:
     """libpq reads the passfile at every connect: a rotation needs no restart."""
     passfile = tmp_path / "passfile"
     passfile.touch(mode=0o600)
     passfile.write_text(servers.passfile.read_text())
-    with opened("threads", servers.settings(passfile=passfile)) as router:
+    with opened(front, servers.settings(passfile=passfile)) as router:
         router.warm_up()
         servers.sql("pg1", "alter role app_rw password 'rotated'")
         try:
@@ -575,9 +576,10 @@ def test_whoever_waits_for_a_connection_gets_the_one_that_comes_back(
         assert {report.size for report in router.pools() if report.node == "pg2"} <= {1, 2}
 
 
-def test_only_so_many_may_wait(servers: Servers) -> None:
+@pytest.mark.parametrize("front", FRONTS)
+def test_only_so_many_may_wait(servers: Servers, front: str) -> None:
     settings = servers.settings(pool_max_size=1, pool_max_waiting=1)
-    with opened("threads", settings) as router:
+    with opened(front, settings) as router:
 
         def wait_for_it() -> None:
             with router.read(node="pg2"):
@@ -587,7 +589,8 @@ def test_only_so_many_may_wait(servers: Servers) -> None:
             waiting = in_thread(wait_for_it)
             pool = router.pools_by_key["pg2", True]
             eventually(
-                lambda: pool.open().get_stats().get("requests_waiting") == 1, what="one waits"
+                lambda: pool._pool and pool._pool.get_stats().get("requests_waiting") == 1,
+                what="one waits",
             )
             with pytest.raises(NodeUnavailable) as raised:
                 router.read(node="pg2").__enter__()
@@ -595,17 +598,15 @@ def test_only_so_many_may_wait(servers: Servers) -> None:
         waiting.join()
 
 
-def test_hooks_see_every_connection(servers: Servers) -> None:
+@pytest.mark.parametrize("front", FRONTS)
+def test_hooks_see_every_connection(servers: Servers, front: str) -> None:
     heard: list[str] = []
 
-    def connected(connection: psycopg.Connection[Any]) -> None:
-        heard.append("connected")
-
-    def returned(connection: psycopg.Connection[Any]) -> None:
-        heard.append("returned")
-
-    hooks: dict[str, Any] = {"after_connect": connected, "on_return": returned}
-    with opened("threads", servers.settings(pool_min_size=0), **hooks) as router:
+    hooks: dict[str, Any] = {
+        "after_connect": hook(front, lambda _: heard.append("connected")),
+        "on_return": hook(front, lambda _: heard.append("returned")),
+    }
+    with opened(front, servers.settings(pool_min_size=0), **hooks) as router:
         for _ in range(2):
             with router.read(node="pg3") as connection:
                 connection.execute("select 1")
@@ -640,8 +641,9 @@ def test_connections_begin_as_configured(servers: Servers, front: str) -> None:
             assert got == ["a name", "7s", "2s", "9s", "Asia/Tokyo", "public, pg_temp"]
 
 
-def test_close_waits_for_what_is_in_use(servers: Servers) -> None:
-    with opened("threads", servers.settings()) as router:
+@pytest.mark.parametrize("front", FRONTS)
+def test_close_waits_for_what_is_in_use(servers: Servers, front: str) -> None:
+    with opened(front, servers.settings()) as router:
         entered, leave = threading.Event(), threading.Event()
         seen: list[Any] = []
 
@@ -675,14 +677,15 @@ def test_closing_leaves_no_thread_and_no_file(servers: Servers) -> None:
     eventually(lambda: (files(), threading.active_count()) <= before, what="all is let go")
 
 
-def test_settings_are_what_the_environment_says(servers: Servers) -> None:
+@pytest.mark.parametrize("front", FRONTS)
+def test_settings_are_what_the_environment_says(servers: Servers, front: str) -> None:
     environment = {
         "PGROUTE_DSN": f"host=127.0.0.1 port={servers.settings().members[1].port} dbname=app",
         "PGROUTE_WRITE_USER": "app_rw",
         "PGROUTE_READ_USER": "app_ro",
         "PGROUTE_PASSFILE": str(servers.passfile),
     }
-    with opened("threads", Settings.from_environment(environment)) as router:
+    with opened(front, Settings.from_environment(environment)) as router:
         assert router.topology.primary is None
         with router.read() as connection:  # a standby alone: eventual is all it can promise
             assert connection.execute("select current_user").fetchone() == ("app_ro",)

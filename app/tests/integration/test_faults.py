@@ -1,9 +1,11 @@
-"""Routing while servers are frozen, killed, promoted and brought back."""
+"""Both routers while servers are frozen, killed, promoted and brought back."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -13,29 +15,50 @@ from pgroute import (
     NoPrimary,
     NoReadableNode,
     Role,
-    Router,
     SplitBrain,
     new_key,
 )
 from tests.patience import PATIENT, WATCHFUL
 from tests.servers import NAMES, Servers, eventually, whole
 
+from .fronts import FRONTS, opened
+
 pytestmark = pytest.mark.integration
 
 
-def write(router: Router, name: str) -> str:
+@pytest.fixture(params=FRONTS)
+def front(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def router(servers: Servers, front: str) -> Iterator[Any]:
+    with opened(front, servers.settings()) as found:
+        eventually(lambda: whole(found), what="a primary and two healthy replicas")
+        yield found
+
+
+@pytest.fixture
+def watchful(servers: Servers, front: str) -> Iterator[Any]:
+    """A router that misses a frozen server in a moment."""
+    with opened(front, servers.settings(**WATCHFUL)) as found:
+        eventually(lambda: whole(found), what="a primary and two healthy replicas")
+        yield found
+
+
+def write(router: Any, name: str) -> str:
     with router.write() as connection:
         connection.execute("insert into tbl_users values (%s, %s)", (new_key(), name))
-        return connection.node
+        return str(connection.node)
 
 
-def read(router: Router) -> str:
+def read(router: Any) -> str:
     with router.read() as connection:
         connection.execute("select 1")
-        return connection.node
+        return str(connection.node)
 
 
-def test_frozen_replica_is_left_out(servers: Servers, watchful: Router) -> None:
+def test_frozen_replica_is_left_out(servers: Servers, watchful: Any) -> None:
     servers.signal("pg2", "STOP")
     try:
         eventually(lambda: watchful.topology.replicas == ("pg3",), what="pg2 left out")
@@ -45,7 +68,7 @@ def test_frozen_replica_is_left_out(servers: Servers, watchful: Router) -> None:
     eventually(lambda: whole(watchful), what="pg2 back")
 
 
-def test_query_on_a_frozen_server_ends_at_its_deadline(servers: Servers, router: Router) -> None:
+def test_query_on_a_frozen_server_ends_at_its_deadline(servers: Servers, router: Any) -> None:
     with router.read(node="pg2"):
         pass
     started = time.monotonic()
@@ -62,7 +85,7 @@ def test_query_on_a_frozen_server_ends_at_its_deadline(servers: Servers, router:
     eventually(lambda: whole(router), what="pg2 back")
 
 
-def test_reads_fall_back_to_the_primary(servers: Servers, router: Router) -> None:
+def test_reads_fall_back_to_the_primary(servers: Servers, router: Any) -> None:
     for name in NAMES[1:]:
         servers.stop(name)
     try:
@@ -74,7 +97,7 @@ def test_reads_fall_back_to_the_primary(servers: Servers, router: Router) -> Non
     eventually(lambda: whole(router), what="both replicas back")
 
 
-def test_replica_that_no_longer_streams_is_not_healthy(servers: Servers, router: Router) -> None:
+def test_replica_that_no_longer_streams_is_not_healthy(servers: Servers, router: Any) -> None:
     conninfo = servers.sql("pg2", "show primary_conninfo").replace("'", "''")
     change = "alter system set primary_conninfo = '{}'; "
     servers.sql("pg2", change.format(""))
@@ -90,7 +113,7 @@ def test_replica_that_no_longer_streams_is_not_healthy(servers: Servers, router:
     eventually(lambda: whole(router), what="pg2 streaming again")
 
 
-def test_dead_idle_connections_are_not_handed_out(servers: Servers, router: Router) -> None:
+def test_dead_idle_connections_are_not_handed_out(servers: Servers, router: Any) -> None:
     write(router, "before the restart")
     read(router)
     servers.stop("pg1")
@@ -99,8 +122,8 @@ def test_dead_idle_connections_are_not_handed_out(servers: Servers, router: Rout
     eventually(lambda: whole(router), what="replicas stream again")
 
 
-def test_no_primary_is_said_within_the_deadline(servers: Servers) -> None:
-    with Router(servers.settings(checkout_timeout_seconds=2)) as router:
+def test_no_primary_is_said_within_the_deadline(servers: Servers, front: str) -> None:
+    with opened(front, servers.settings(checkout_timeout_seconds=2)) as router:
         eventually(lambda: whole(router), what="all well")
         servers.stop("pg1")
         try:
@@ -122,11 +145,9 @@ def test_no_primary_is_said_within_the_deadline(servers: Servers) -> None:
         eventually(lambda: whole(router), what="all well again")
 
 
-def test_writes_follow_a_promotion_and_never_return(expendable: Servers) -> None:
+def test_writes_follow_a_promotion_and_never_return(expendable: Servers, front: str) -> None:
     servers = expendable
-    with Router(
-        servers.settings(),
-    ) as router:
+    with opened(front, servers.settings()) as router:
         eventually(lambda: whole(router), what="all well")
         assert write(router, "timeline 1") == "pg1"
         servers.stop("pg1")
@@ -152,9 +173,9 @@ def test_writes_follow_a_promotion_and_never_return(expendable: Servers) -> None
         )
 
 
-def test_two_primaries_on_one_timeline_refuse_writes(expendable: Servers) -> None:
+def test_two_primaries_on_one_timeline_refuse_writes(expendable: Servers, front: str) -> None:
     servers = expendable
-    with Router(servers.settings()) as router:
+    with opened(front, servers.settings()) as router:
         eventually(lambda: whole(router), what="all well")
         servers.stop("pg1")
         servers.sql("pg2", "select pg_promote()")
@@ -164,10 +185,12 @@ def test_two_primaries_on_one_timeline_refuse_writes(expendable: Servers) -> Non
             write(router, "which one")
 
 
-def test_stale_write_connection_is_refused_by_its_server_once(expendable: Servers) -> None:
+def test_stale_write_connection_is_refused_by_its_server_once(
+    expendable: Servers, front: str
+) -> None:
     """The primary becomes a replica between two polls: the router asks again by itself."""
     servers = expendable
-    with Router(servers.settings(refresh_interval_seconds=30)) as router:
+    with opened(front, servers.settings(refresh_interval_seconds=30)) as router:
         eventually(lambda: router.refresh().primary == "pg1", what="all well")
         assert write(router, "before") == "pg1"
         servers.stop("pg1")
@@ -176,9 +199,9 @@ def test_stale_write_connection_is_refused_by_its_server_once(expendable: Server
         assert write(router, "after") == "pg2"
 
 
-def test_read_outlasts_a_moment_in_which_nobody_answers(servers: Servers) -> None:
+def test_read_outlasts_a_moment_in_which_nobody_answers(servers: Servers, front: str) -> None:
     settings = servers.settings(token_timeout_seconds=120, checkout_timeout_seconds=120, **WATCHFUL)
-    with Router(settings) as router:
+    with opened(front, settings) as router:
         eventually(lambda: whole(router), what="all well")
         with ThreadPoolExecutor(1) as helper:
             for name in NAMES:

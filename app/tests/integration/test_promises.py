@@ -1,4 +1,5 @@
-"""The promises of tokens, sessions and commits, kept on real servers while things go wrong."""
+"""The promises of tokens, sessions and commits, kept by both routers on real servers while
+things go wrong."""
 # ruff: noqa: PT012 - what happens within a block, and how it ends, is what is tested
 
 from __future__ import annotations
@@ -8,13 +9,16 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import psycopg
 import pytest
 
-from pgroute import CommitUnknown, NodeConnection, Role, Router, Token, TokenUnproven
+from pgroute import CommitUnknown, Role, Token, TokenUnproven
 from pgroute.observing.observer import Doubt, Silent
 from tests.servers import Servers, eventually, whole
+
+from .fronts import FRONTS, opened
 
 pytestmark = pytest.mark.integration
 
@@ -39,8 +43,20 @@ RECEIVERS = "select count(*) from pg_stat_wal_receiver"
 LOOK = "select n from counter where id = 1"
 
 
+@pytest.fixture(params=FRONTS)
+def front(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-def counter(servers: Servers, router: Router) -> Iterator[Router]:
+def router(servers: Servers, front: str) -> Iterator[Any]:
+    with opened(front, servers.settings()) as found:
+        eventually(lambda: whole(found), what="a primary and two healthy replicas")
+        yield found
+
+
+@pytest.fixture
+def counter(servers: Servers, router: Any) -> Iterator[Any]:
     servers.sql("pg1", COUNTER, database="app")
     everywhere = servers.sql("pg1", "select pg_current_wal_insert_lsn()").strip()
     for name in ("pg2", "pg3"):
@@ -69,20 +85,20 @@ def at_the_gate(servers: Servers) -> bool:
     return servers.sql("pg1", WAITING, database="app") == "1"
 
 
-def count(router: Router) -> int:
+def count(router: Any) -> int:
     with router.write() as connection:
         row = connection.execute(COUNT).fetchone()
     assert row is not None
     return int(row[0])
 
 
-def test_every_write_is_read_after_its_token(counter: Router) -> None:
+def test_every_write_is_read_after_its_token(counter: Any) -> None:
     seen = Counter[str]()
     for turn in range(600):
         written = count(counter)
         token = counter.token()
         if turn % 3 == 0:
-            token = Token.parse(token.text)  # settled: a replica may have it by now
+            token = Token.parse(str(counter.settle(token)))  # settled: a replica may have it by now
         with counter.read(after=token) as connection:
             row = connection.execute(LOOK).fetchone()
             seen[connection.node] += 1
@@ -92,7 +108,7 @@ def test_every_write_is_read_after_its_token(counter: Router) -> None:
 
 
 def test_a_session_never_goes_back_while_replay_stops_and_goes(
-    servers: Servers, counter: Router
+    servers: Servers, counter: Any
 ) -> None:
     stop = threading.Event()
 
@@ -113,7 +129,9 @@ def test_a_session_never_goes_back_while_replay_stops_and_goes(
                 if turn % 300 == 200:
                     servers.sql("pg2", "select pg_wal_replay_resume()")
                 if turn % 7 == 0:
-                    session.token()  # settled: another replica may have all of it by now
+                    counter.settle(
+                        session.token()
+                    )  # settled: another replica may have all of it by now
                 with session.read() as connection:
                     row = connection.execute(LOOK).fetchone()
                     nodes[connection.node] += 1
@@ -133,7 +151,7 @@ def test_a_session_never_goes_back_while_replay_stops_and_goes(
 )
 @pytest.mark.usefixtures("counter")
 def test_a_commit_whose_answer_is_lost_is_asked_for(
-    servers: Servers, then: str, committed: bool
+    servers: Servers, front: str, then: str, committed: bool
 ) -> None:
     told: list[Doubt] = []
 
@@ -143,10 +161,13 @@ def test_a_commit_whose_answer_is_lost_is_asked_for(
 
     servers.sql("pg1", SLOW_COMMIT % then, database="app")
     try:
-        with Router(servers.settings(), observer=Noted()) as router, closed_gate(servers) as gate:
+        with (
+            opened(front, servers.settings(), observer=Noted()) as router,
+            closed_gate(servers) as gate,
+        ):
             eventually(lambda: router.topology.primary == "pg1", what="a primary")
 
-            def cut_off(connection: NodeConnection) -> None:
+            def cut_off(connection: Any) -> None:
                 eventually(lambda: at_the_gate(servers), what="the COMMIT is under way")
                 connection.cut()
                 gate.close()
@@ -170,11 +191,13 @@ def test_a_commit_whose_answer_is_lost_is_asked_for(
     assert servers.sql("pg1", LOOK, database="app").strip() == ("1" if committed else "0")
 
 
-def test_a_commit_in_doubt_over_a_crash_is_never_called_done(expendable: Servers) -> None:
+def test_a_commit_in_doubt_over_a_crash_is_never_called_done(
+    expendable: Servers, front: str
+) -> None:
     expendable.sql("pg1", COUNTER, database="app")
     expendable.sql("pg1", SLOW_COMMIT % "", database="app")
     settings = expendable.settings(checkout_timeout_seconds=10)
-    with Router(settings) as router, closed_gate(expendable):
+    with opened(front, settings) as router, closed_gate(expendable):
         eventually(lambda: router.topology.primary == "pg1", what="a primary")
 
         def crash() -> None:
@@ -190,12 +213,12 @@ def test_a_commit_in_doubt_over_a_crash_is_never_called_done(expendable: Servers
     assert expendable.sql("pg1", LOOK, database="app").strip() == "0"
 
 
-def test_a_token_of_a_lost_write_is_never_served(expendable: Servers) -> None:
+def test_a_token_of_a_lost_write_is_never_served(expendable: Servers, front: str) -> None:
     """The write reached no replica before one of them was promoted."""
     expendable.sql("pg1", COUNTER, database="app")
-    with Router(expendable.settings()) as router:
+    with opened(front, expendable.settings()) as router:
         eventually(lambda: whole(router), what="a primary and two replicas")
-        kept = router.token().text
+        kept = str(router.settle(router.token()))
         position = Token.parse(kept).position
         for name in ("pg2", "pg3"):
             eventually(
@@ -212,7 +235,7 @@ def test_a_token_of_a_lost_write_is_never_served(expendable: Servers) -> None:
                 what=f"{name} cut off",
             )
         count(router)
-        lost = router.token().text
+        lost = str(router.settle(router.token()))
         expendable.stop("pg1")
         expendable.control("pg2", "promote")
         eventually(lambda: router.topology.primary == "pg2", what="pg2 as primary")

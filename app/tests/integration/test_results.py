@@ -4,7 +4,7 @@ though statements share a cursor."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -14,20 +14,11 @@ from psycopg import rows
 from pgroute import AsyncRouter, NoSuchRow, new_key
 from tests.servers import Servers, eventually, whole
 
-from .fronts import FRONTS, opened
+from .fronts import FRONTS, hook, opened
 
 pytestmark = pytest.mark.integration
 
 ON_THE_PRIMARY = "select * from generate_series(1, %s) where pg_current_xact_id() is not null"
-
-
-def hook(front: str, act: Callable[[Any], None]) -> Callable[[Any], Any]:
-    """``act`` as that front's hook."""
-
-    async def later(connection: Any) -> None:
-        act(connection)
-
-    return act if front == "threads" else later
 
 
 @pytest.fixture(params=FRONTS)
