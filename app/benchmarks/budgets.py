@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from benchmarks.faults import FROZEN, PROMOTED, THAWED
 from benchmarks.figures import FIGURES, PathFigures
@@ -27,7 +28,7 @@ def broken_promises(report: Report, *, every_fault: bool = True) -> list[str]:
     """What did not hold, a clause each. ``every_fault``: the run was the whole scenario, so that
     all of it must have been put to the test."""
     broken = [*report.broken, *_late_writes(report)]
-    frozen = last_read_failed_by_freezing(report)
+    frozen = last_read_failed(report, FROZEN, THAWED)
     if frozen is not None and frozen > FROZEN_SECONDS:
         broken.append(
             f"reads failed until {frozen:.2f} s after a replica froze{_at_most(FROZEN_SECONDS)}"
@@ -37,25 +38,23 @@ def broken_promises(report: Report, *, every_fault: bool = True) -> list[str]:
     return broken
 
 
-def last_read_failed_by_freezing(report: Report) -> float | None:
-    """Seconds from a replica's freeze to the last read that failed, 0 when none did; None when
-    none froze. What failed only when the replica came back had waited for it all the while."""
+def last_read_failed(report: Report, fault: str, mended: str) -> float | None:
+    """Seconds from a fault to the last read that failed by it, 0 when none did; None when there
+    was no such fault. What failed only when it was mended had waited all the while."""
     found = [
         line.seconds + after.last_failed_read
-        if after.window == THAWED and after.last_failed_read is not None
+        if after.window == mended and after.last_failed_read is not None
         else line.last_failed_read or 0.0
         for line, after in zip(report.lines, [*report.lines[1:], report.total], strict=True)
-        if line.window == FROZEN
+        if line.window == fault
     ]
     return max(found, default=None)
 
 
-def first_writes(report: Report) -> dict[str, list[float | None]]:
-    """By window with a promotion: the seconds until somebody wrote, None when nobody did."""
-    found: dict[str, list[float | None]] = {}
-    for line in _promoted(report):
-        found.setdefault(line.window, []).append(line.first_write)
-    return found
+def slowest_first_write(report: Report) -> float:
+    """Seconds from a promotion to the first write; infinity when nobody wrote, or none was."""
+    found = [line.first_write for line in _promoted(report)]
+    return max((inf if each is None else each for each in found), default=inf)
 
 
 def _promoted(report: Report) -> list[Line]:
@@ -81,7 +80,7 @@ def _not_tested(report: Report) -> list[str]:
         for promise in (Promise.AFTER, Promise.MONOTONIC)
         if report.total.reads_of[promise] < READS
     ]
-    if last_read_failed_by_freezing(report) is None:
+    if last_read_failed(report, FROZEN, THAWED) is None:
         missing.append("no replica was frozen")
     if not _promoted(report):
         missing.append("no replica was promoted")

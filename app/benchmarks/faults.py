@@ -15,6 +15,7 @@ from tests.servers import BIN, NAMES, Servers, eventually, port
 
 # Windows that a promise is about.
 FROZEN, THAWED = "replica frozen", "replica thawed"
+CUT_OFF, REACHED = "replica cut off", "replica reached again"
 PROMOTED = "replica promoted"  # how the names of those with a promotion end
 
 _END = "@end@"
@@ -266,10 +267,10 @@ def scenario(seconds: float) -> list[Step]:
         Step("replica restarted", lambda f: f.restart(f.replicas[1]), seconds),
         Step("primary restarted", lambda f: f.restart(f.primary), seconds),
         Step(
-            "replica cut off",
+            CUT_OFF,
             lambda f: f.cut(f.replicas[1]),
             seconds,
-            "replica reached again",
+            REACHED,
             lambda f: f.mend(f.replicas[1]),
         ),
         Step(
