@@ -698,7 +698,8 @@ def test_many_threads_agree() -> None:
         ("insert into t values (1); commit; insert into t values (2)", False),
         ("insert into t values (U&'a')", False),  # not understood
         ("", False),
-        (b"insert into t values (1)", False),
+        (b"insert into t values (1)", True),
+        (object(), False),
     ],
 )
 def test_what_an_error_undoes_whole(sql: object, whole: bool) -> None:

@@ -17,6 +17,7 @@ from pgroute.statements.references import (
     statements,
     word,
 )
+from pgroute.statements.texts import text_of
 
 
 class Route(enum.Enum):
@@ -72,7 +73,7 @@ def is_undone_whole(sql: object) -> bool:
     committed, for several statements, or for what cannot be understood with certainty.
     """
     try:
-        found = list(statements(tokens(sql))) if isinstance(sql, str) else []
+        found = list(statements(tokens(text_of(sql) or "")))
     except Unsure:
         return False
     return len(found) == 1 and word(found[0], 0) in _UNDONE_WHOLE
