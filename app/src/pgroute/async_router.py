@@ -429,6 +429,10 @@ class AsyncRouter(Base):
             pool.outdate()
             self._soon(pool.renew)
 
+    def take_back(self, pool: AsyncNodePool, connection: AsyncNodeConnection) -> None:
+        """Discard a connection soon, from any thread, even if that was done before."""
+        self._soon(lambda: pool.discard(connection))
+
     def warm(self, node: str, limit: float) -> None:
         """Have connections to ``node`` ready. Not from the loop's thread: it waits."""
         if self.closed or not self.settings.pool_sizes(read_only=True)[0]:

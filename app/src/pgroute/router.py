@@ -384,6 +384,10 @@ class Router(Base):
         for read_only in (False,) if writes_only else (False, True):
             self.pools_by_key[node, read_only].renew()
 
+    def take_back(self, pool: NodePool, connection: NodeConnection) -> None:
+        """Discard a connection soon, from any thread, even if that was done before."""
+        self.fleet.in_background(lambda: pool.discard(connection))
+
     def warm(self, node: str, limit: float) -> None:
         """Have connections to ``node`` ready."""
         if not self.closed and self.settings.pool_sizes(read_only=True)[0]:

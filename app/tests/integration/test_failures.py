@@ -428,6 +428,18 @@ def test_a_misroute_corrects_itself_once(servers: Servers, front: str, noted: No
             assert noted.misroutes == 1, turn
 
 
+@pytest.mark.parametrize("front", FRONTS)
+def test_a_lease_that_is_forgotten_costs_no_connection(servers: Servers, front: str) -> None:
+    """Its thread has ended in the middle, or its generator was never closed."""
+    settings = servers.settings(pool_max_size=2)
+    with opened(front, settings) as router:
+        eventually(lambda: whole(router), what="all well")
+        for _ in range(2):
+            router.write(timeout=3).__enter__()
+        with router.write(timeout=30) as connection:
+            assert connection.execute("select 1").fetchone() == (1,)
+
+
 SLOW_ON_PG2 = f"select pg_sleep(case inet_server_port() when {port('pg2')} then 60 else 0 end)"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
@@ -100,6 +101,7 @@ class Base(ABC):
         self.fleet = Fleet(settings, self, self.observer, clock=clock, random=self.random)
         self.limit = settings.operation_timeout_seconds
         self.calls = count()
+        self._cut_off: list[tuple[weakref.ref[Holder], Front[Any], Any]] = []
         self.retry_budget = RatioBudget(settings.retry_share, reserve=10)
         self.hedge_budget = RatioBudget(settings.hedge_share, most=100)
         self.hedge_delay = HedgeDelay(fraction=settings.hedge_percentile)
@@ -178,6 +180,10 @@ class Base(ABC):
     @abstractmethod
     def renew(self, node: str, *, writes_only: bool = False) -> None:
         """Use no connection to ``node`` again that was made until now."""
+
+    @abstractmethod
+    def take_back(self, pool: Any, connection: Any) -> None:
+        """Discard a connection soon, from any thread, even if that was done before."""
 
     @abstractmethod
     def warm(self, node: str, limit: float) -> None:
@@ -501,8 +507,21 @@ class Base(ABC):
                 _log.warning("%s: cutting a connection at its deadline", pool.node)
                 self.overdue(holder)
                 holder.connection.cut()
+                self._cut_off.append((weakref.ref(holder), pool, holder.connection))
             if pool.hopeless and pool.read_only and self.fleet.has_another(pool.node):
                 self.abandon(pool.node)
+        self._reclaim()
+
+    def _reclaim(self) -> None:
+        """Take back the connections of holders that were cut and then forgotten, as by a thread
+        that ended in the middle: nobody else would, and their pools would be short of them."""
+        if self._cut_off:
+            waiting, self._cut_off = self._cut_off, []
+            for holder, pool, connection in waiting:
+                if holder() is None:  # ended or forgotten; the second time does nothing
+                    self.take_back(pool, connection)
+                else:
+                    self._cut_off.append((holder, pool, connection))
 
     def overdue(self, holder: Holder) -> None:
         """A deadline has come. It speaks against a server only where nothing has come back since

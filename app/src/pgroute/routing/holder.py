@@ -46,6 +46,7 @@ class Holder:
     """Whoever has a connection: the context managers of both fronts."""
 
     __slots__ = (
+        "__weakref__",
         "connection",
         "epoch",
         "limit",
