@@ -547,7 +547,16 @@ def test_new_connections_use_the_new_password(servers: Servers, front: str, tmp_
     passfile.touch(mode=0o600)
     passfile.write_text(servers.passfile.read_text())
     with opened(front, servers.settings(passfile=passfile)) as router:
-        router.warm_up()
+
+        def writes() -> bool:
+            try:
+                with router.write() as connection:
+                    connection.execute("select 1")
+            except (psycopg.OperationalError, PgrouteError):
+                return False  # the connection that was ended under it
+            return True
+
+        assert writes()
         servers.sql("pg1", "alter role app_rw password 'rotated'")
         try:
             passfile.write_text(passfile.read_text().replace("rw-for-tests", "rotated"))
@@ -555,14 +564,6 @@ def test_new_connections_use_the_new_password(servers: Servers, front: str, tmp_
                 "pg1",
                 "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'app_rw'",
             )
-
-            def writes() -> bool:
-                try:
-                    with router.write() as connection:
-                        return bool(connection.node == "pg1")
-                except (psycopg.OperationalError, PgrouteError):
-                    return False  # the connection that was ended under it
-
             eventually(writes, what="written with the new password")
         finally:
             servers.sql("pg1", "alter role app_rw password 'rw-for-tests'")
@@ -670,6 +671,8 @@ def test_close_waits_for_what_is_in_use(servers: Servers, front: str) -> None:
         assert entered.wait(30)
         closer = in_thread(router.close)
         eventually(lambda: router.closed, what="closing")
+        closer.join(1)
+        assert closer.is_alive()  # else it has not waited: it needs no second for anything else
         leave.set()
         worker.join()
         closer.join()
