@@ -132,6 +132,25 @@ def test_a_strong_read_does_not_believe_a_server_that_became_a_standby() -> None
     assert router.pool("pg1").discarded == [demoted]
 
 
+@pytest.mark.parametrize("counted", [False, True])
+def test_a_lease_interrupted_while_it_is_entered_into_the_books_loses_no_connection(
+    counted: bool,
+) -> None:
+    router = Staged(ALL_WELL)
+    pool, connection = router.pool("pg1", writes=True), router.connection("pg1", writes=True)
+    hand_out = router.hand_out
+
+    def interrupted(*lease: Any) -> None:
+        if counted:
+            hand_out(*lease)
+        raise KeyboardInterrupt
+
+    router.hand_out = interrupted  # type: ignore[assignment, method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        router.write().__enter__()
+    assert (pool.discarded, pool.in_flight) == ([connection], {})
+
+
 def test_a_write_is_marked_with_the_timeline_of_the_primary_it_went_to() -> None:
     router = Staged(ALL_WELL)
     sampled = router.fleet.ledger.primary_seen

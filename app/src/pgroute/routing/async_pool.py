@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import psycopg
@@ -66,9 +66,13 @@ class AsyncNodePool(Front[AsyncNodeConnection]):
             await self.renew()
         while True:
             connection = self.idle_one() or await self._queue(until - self._clock())
-            if self.fit(connection, self._clock()):
-                await connection.commit_each(self.read_only)
-                return connection
+            try:
+                if self.fit(connection, self._clock()):
+                    await connection.commit_each(self.read_only)
+                    return connection
+            except BaseException:  # cancelled: nobody else knows of it
+                await self.discard(connection)
+                raise
             await self.discard(connection)
             if self._clock() >= until:
                 raise PoolTimeout(f"every connection to {self.node} was dead")
@@ -99,20 +103,20 @@ class AsyncNodePool(Front[AsyncNodeConnection]):
         if self.is_past_use(connection, now):
             await self.discard(connection)
             return
-        if connection.untidy or (self.read_only and not connection.autocommit):
-            await connection.tidy(self.read_only)
-        if self.on_return is not None:
-            try:
+        try:
+            if connection.untidy or (self.read_only and not connection.autocommit):
+                await connection.tidy(self.read_only)
+            if self.on_return is not None:
                 await connection.commit_each(True)  # what it runs is not to wait for a COMMIT
                 await self.on_return(connection)
                 if connection.in_transaction:
                     raise psycopg.ProgrammingError("on_return has left a transaction open")
                 await connection.commit_each(self.read_only)
-            except BaseException as error:
-                await self.discard(connection)
-                if not isinstance(error, psycopg.Error):
-                    raise
-                return
+        except BaseException as error:
+            await self.discard(connection)
+            if not isinstance(error, psycopg.Error):
+                raise
+            return
         self.put_back(connection)
 
     def hand_over(self) -> None:
@@ -159,13 +163,10 @@ class AsyncNodePool(Front[AsyncNodeConnection]):
     async def warm_up(self, limit: float) -> None:
         """Have ``min_size`` connections within ``limit`` seconds, else PoolTimeout."""
         until = self._clock() + limit
-        taken: list[AsyncNodeConnection] = []
-        try:
-            while len(taken) < self.min_size:
-                taken.append(await self.take(max(until - self._clock(), 0.0)))
-        finally:
-            for connection in taken:
-                await self.give_back(connection)
+        async with AsyncExitStack() as taken:  # each comes back, whatever becomes of another
+            for _ in range(self.min_size):
+                connection = await self.take(max(until - self._clock(), 0.0))
+                taken.push_async_callback(self.give_back, connection)
 
     def statistics(self) -> dict[str, int]:
         """psycopg_pool's counters, idle leases counted as available."""

@@ -193,19 +193,26 @@ def take(router: Base, holder: Holder, route: Any, until: float) -> Steps[Any]:
         raise NodeUnavailable(f"{name}: {why}") from error
     except PoolClosed as error:
         raise RouterClosed("the router is closed") from error
-    now = router.clock()
-    if now - started > 0.001:
-        router.observer.waited(name, Wait.CHECKOUT, now - started)
     as_primary = route.role is Role.PRIMARY
-    if as_primary and connection.is_standby:
+    # ``until`` is of the checkout, which begins with the operation and may end before it.
+    rest = max(0.0, holder.limit - settings.checkout_timeout_seconds)
+    try:
+        now = router.clock()
+        if now - started > 0.001:
+            router.observer.waited(name, Wait.CHECKOUT, now - started)
+        demoted = as_primary and connection.is_standby
+        if route.role is Role.REPLICA:
+            router.look(pool, connection, now)
+        if not demoted:
+            router.hand_out(holder, route, connection, now, until + rest)
+    except BaseException:  # an observer's error or an interrupt: nobody else knows of it
+        pool.in_flight.pop(holder, None)
+        yield router.do_discard(pool, connection)
+        raise
+    if demoted:
         yield router.do_discard(pool, connection)
         router.fleet.suspect(name, Fault.READ_ONLY, "is a replica by now")
         raise NodeUnavailable(f"{name}: is a replica by now")
-    if route.role is Role.REPLICA:
-        router.look(pool, connection, now)
-    # ``until`` is of the checkout, which begins with the operation and may end before it.
-    rest = max(0.0, holder.limit - settings.checkout_timeout_seconds)
-    router.hand_out(holder, route, connection, now, until + rest)
     if as_primary and router.fleet.topology.primary != name:
         # It lost its role while we waited: whoever cuts its connections has not seen this one.
         yield from give_back(router, holder)

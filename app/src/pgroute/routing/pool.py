@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import psycopg
@@ -64,9 +64,13 @@ class NodePool(Front[NodeConnection]):
             self.renew()
         while True:
             connection = self.idle_one() or self._queue(until - self._clock())
-            if self.fit(connection, self._clock()):
-                connection.commit_each(self.read_only)
-                return connection
+            try:
+                if self.fit(connection, self._clock()):
+                    connection.commit_each(self.read_only)
+                    return connection
+            except BaseException:  # an interrupt: nobody else knows of it
+                self.discard(connection)
+                raise
             self.discard(connection)
             if self._clock() >= until:
                 raise PoolTimeout(f"every connection to {self.node} was dead")
@@ -97,20 +101,20 @@ class NodePool(Front[NodeConnection]):
         if self.is_past_use(connection, now):
             self.discard(connection)
             return
-        if connection.untidy or (self.read_only and not connection.autocommit):
-            connection.tidy(self.read_only)
-        if self.on_return is not None:
-            try:
+        try:
+            if connection.untidy or (self.read_only and not connection.autocommit):
+                connection.tidy(self.read_only)
+            if self.on_return is not None:
                 connection.commit_each(True)  # what it runs is not to wait for a COMMIT
                 self.on_return(connection)
                 if connection.in_transaction:
                     raise psycopg.ProgrammingError("on_return has left a transaction open")
                 connection.commit_each(self.read_only)
-            except BaseException as error:
-                self.discard(connection)
-                if not isinstance(error, psycopg.Error):
-                    raise
-                return
+        except BaseException as error:
+            self.discard(connection)
+            if not isinstance(error, psycopg.Error):
+                raise
+            return
         self.put_back(connection)
 
     def hand_over(self) -> None:
@@ -152,13 +156,10 @@ class NodePool(Front[NodeConnection]):
     def warm_up(self, limit: float) -> None:
         """Have ``min_size`` connections within ``limit`` seconds, else PoolTimeout."""
         until = self._clock() + limit
-        taken: list[NodeConnection] = []
-        try:
-            while len(taken) < self.min_size:
-                taken.append(self.take(max(until - self._clock(), 0.0)))
-        finally:
-            for connection in taken:
-                self.give_back(connection)
+        with ExitStack() as taken:  # each comes back, whatever becomes of another
+            for _ in range(self.min_size):
+                connection = self.take(max(until - self._clock(), 0.0))
+                taken.callback(self.give_back, connection)
 
     def statistics(self) -> dict[str, int]:
         """psycopg_pool's counters, idle leases counted as available."""

@@ -1,0 +1,167 @@
+"""psycopg's connections as the pools lend them: over a libpq that a test makes up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from psycopg import pq
+
+from pgroute import Settings
+from pgroute.routing.async_pool import AsyncNodePool
+from pgroute.routing.connections import AsyncNodeConnection, NodeConnection
+from pgroute.routing.pool import NodePool
+
+SETTINGS = Settings.make(
+    nodes="h=127.0.0.1:1", database="app", write_user="app", pool_min_size=3, pool_max_size=3
+)
+
+
+class Libpq(SimpleNamespace):
+    """A connection of libpq's that is idle until it is ended."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            status=pq.ConnStatus.OK, transaction_status=pq.TransactionStatus.IDLE, socket=0
+        )
+
+    def finish(self) -> None:
+        self.status = pq.ConnStatus.BAD
+        self.transaction_status = pq.TransactionStatus.UNKNOWN
+
+
+class Home:
+    """The psycopg_pool: notes what comes back to it."""
+
+    def __init__(self) -> None:
+        self.returned: list[Any] = []
+
+    def putconn(self, connection: Any) -> None:
+        self.returned.append(connection)
+
+
+class AsyncHome(Home):
+    """The same for asyncio."""
+
+    async def putconn(self, connection: Any) -> None:  # type: ignore[override]
+        self.returned.append(connection)
+
+
+def lent_by(pool: Any, count: int = 1) -> list[Any]:
+    """Idle connections of ``pool``, used a moment ago and alive."""
+    kind: Any = NodeConnection if isinstance(pool, NodePool) else AsyncNodeConnection
+    home = Home() if isinstance(pool, NodePool) else AsyncHome()
+    made = []
+    for _ in range(count):
+        connection = kind(Libpq())
+        connection._pool = None  # as psycopg_pool says that it is not to warn of it
+        connection._autocommit = pool.read_only
+        connection._belongs_to(pool, pool.epoch)
+        connection.home = home
+        connection.is_alive = lambda: True
+        made.append(connection)
+    pool.idle.extend(made)
+    return made
+
+
+async def cancelled(work: Awaitable[object]) -> None:
+    """Let ``work`` come to where it waits, and cancel it there."""
+    task = asyncio.ensure_future(work)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def test_a_task_cancelled_while_its_connection_is_made_ready_loses_none() -> None:
+    async def main() -> None:
+        pool = AsyncNodePool("h", SETTINGS, read_only=False)
+        (connection,) = lent_by(pool)
+        connection._autocommit = True
+        async with connection.lock:
+            await cancelled(pool.take(1.0))
+        assert (connection.closed, connection.home.returned) == (True, [connection])
+
+    asyncio.run(main())
+
+
+def test_a_task_cancelled_while_it_gives_back_loses_no_connection() -> None:
+    async def main() -> None:
+        pool = AsyncNodePool("h", SETTINGS, read_only=True)
+        (connection,) = lent_by(pool)
+        pool.idle.clear()
+        connection.untidy = True
+        connection.tidy = lambda _: asyncio.sleep(60)
+        await cancelled(pool.give_back(connection))
+        assert (connection.closed, connection.home.returned) == (True, [connection])
+
+    asyncio.run(main())
+
+
+def interrupt(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("step", ["is_alive", "commit_each"])
+def test_a_thread_interrupted_while_it_takes_loses_no_connection(step: str) -> None:
+    pool = NodePool("h", SETTINGS, read_only=False)
+    (connection,) = lent_by(pool)
+    connection.used_at = 0.0
+    setattr(connection, step, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        pool.take(1.0)
+    assert (connection.closed, connection.home.returned) == (True, [connection])
+
+
+def test_a_thread_interrupted_while_it_gives_back_loses_no_connection() -> None:
+    pool = NodePool("h", SETTINGS, read_only=True)
+    (connection,) = lent_by(pool)
+    pool.idle.clear()
+    connection.untidy = True
+    connection.tidy = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        pool.give_back(connection)
+    assert (connection.closed, connection.home.returned) == (True, [connection])
+
+
+class Hook:
+    """Fails when it is called for the second time."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, _: Any) -> None:
+        self.calls += 1
+        if self.calls == 2:
+            raise KeyError("mine")
+
+    async def later(self, connection: Any) -> None:
+        self(connection)
+
+
+def test_a_hook_that_fails_while_a_pool_warms_up_loses_no_connection() -> None:
+    hook = Hook()
+    pool = NodePool("h", SETTINGS, read_only=True, on_return=hook)
+    connections = lent_by(pool, 3)
+    with pytest.raises(KeyError):
+        pool.warm_up(1.0)
+    assert (hook.calls, len(pool.idle)) == (3, 2)
+    assert [one.closed for one in connections].count(True) == 1
+
+
+def test_a_hook_that_fails_while_an_asyncio_pool_warms_up_loses_no_connection() -> None:
+    hook = Hook()
+
+    async def main() -> None:
+        pool = AsyncNodePool("h", SETTINGS, read_only=True, on_return=hook.later)
+        connections = lent_by(pool, 3)
+        with pytest.raises(KeyError):
+            await pool.warm_up(1.0)
+        assert (hook.calls, len(pool.idle)) == (3, 2)
+        assert [one.closed for one in connections].count(True) == 1
+
+    asyncio.run(main())
