@@ -17,6 +17,8 @@ from psycopg.pq import TransactionStatus
 from pgroute import AsyncRouter, Router, RouterClosed, new_key
 from tests.servers import Servers, eventually, whole
 
+from .fronts import FRONTS, opened
+
 pytestmark = pytest.mark.integration
 
 INSERT = "insert into tbl_users values (%s, %s)"
@@ -187,9 +189,43 @@ def test_the_isolation_that_a_hook_has_set_is_kept(servers: Servers) -> None:
             assert isolation(connection) == "repeatable read"
 
 
+@pytest.mark.parametrize("front", FRONTS)
+def test_how_a_caller_lets_transactions_begin_is_no_other_s(servers: Servers, front: str) -> None:
+    ask = "select " + ", ".join(
+        f"current_setting('transaction_{what}')" for what in ("isolation", "read_only")
+    )
+    with opened(front, servers.settings(pool_max_size=1)) as router:
+        eventually(lambda: whole(router), what="a primary and two healthy replicas")
+        for _ in range(2):
+            with router.write() as connection:
+                assert connection.execute(ask).fetchone() == ("read committed", "off")
+                connection.rollback()  # nothing may be open where this is set
+                connection.set_isolation_level(IsolationLevel.REPEATABLE_READ)
+                connection.set_read_only(True)
+                assert connection.execute(ask).fetchone() == ("repeatable read", "on")
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_what_is_set_in_a_session_is_dropped_by_the_hook_of_the_readme(
+    servers: Servers, front: str
+) -> None:
+    settings = servers.settings(pool_max_size=1)
+    with opened(front, settings, on_return=lambda c: c.execute("discard all")) as router:
+        eventually(lambda: whole(router), what="a primary and two healthy replicas")
+        with router.write() as connection:
+            before = connection.execute("show search_path").fetchone()
+        for _ in range(7):  # more often than psycopg waits before it prepares a statement
+            with router.write() as connection:
+                assert connection.execute("show search_path").fetchone() == before
+                assert connection.execute("select pg_listening_channels()").fetchall() == []
+                connection.execute("set search_path to pg_catalog")
+                connection.execute("listen to_me")
+            assert router.execute(INSERT, (new_key(), "written")).rowcount == 1
+
+
 def test_a_connection_that_refuses_writes_is_not_handed_out_again(router: Router) -> None:
     with router.write() as connection:
-        connection.read_only = True
+        connection.execute("set session characteristics as transaction read only")
     runs: list[Any] = []
 
     def work(connection: Any) -> None:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from psycopg import pq
+from psycopg import IsolationLevel, pq
 
 from pgroute import Settings
 from pgroute.routing.async_pool import AsyncNodePool
@@ -70,8 +70,7 @@ def lent_by(pool: Any, count: int = 1) -> list[Any]:
 async def cancelled(work: Awaitable[object]) -> None:
     """Let ``work`` come to where it waits, and cancel it there."""
     task = asyncio.ensure_future(work)
-    for _ in range(3):
-        await asyncio.sleep(0)
+    await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -163,5 +162,76 @@ def test_a_hook_that_fails_while_an_asyncio_pool_warms_up_loses_no_connection() 
             await pool.warm_up(1.0)
         assert (hook.calls, len(pool.idle)) == (3, 2)
         assert [one.closed for one in connections].count(True) == 1
+
+    asyncio.run(main())
+
+
+def begins(connection: Any) -> tuple[Any, ...]:
+    """How the next transaction begins."""
+    return connection.isolation_level, connection.read_only, connection.deferrable
+
+
+CHANGES = [
+    ("isolation_level", IsolationLevel.SERIALIZABLE),
+    ("read_only", False),
+    ("deferrable", False),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), CHANGES)
+def test_how_a_caller_lets_transactions_begin_is_no_other_s(name: str, value: Any) -> None:
+    pool = NodePool("h", SETTINGS, read_only=False)
+    (connection,) = lent_by(pool)
+    holder: Any = object()
+    connection.home, home = None, connection.home
+    connection.read_only = connection.deferrable = True  # by after_connect: it is to stay
+    connection.home = home
+    before = begins(connection)
+    for _ in range(2):
+        pool.idle.clear()
+        pool.in_flight[holder] = 1.0
+        setattr(connection, name, value)
+        assert not pool.keep(holder, connection)
+        pool.give_back(connection)
+        assert begins(connection) == before == (None, True, True)
+    pool.idle.clear()
+    setattr(connection, name, getattr(connection, name))  # as it was: nothing to undo
+    assert pool.keep(holder, connection)
+
+
+@pytest.mark.parametrize(("name", "value"), CHANGES)
+def test_how_a_task_lets_transactions_begin_is_no_other_s(name: str, value: Any) -> None:
+    async def main() -> None:
+        pool = AsyncNodePool("h", SETTINGS, read_only=False)
+        (connection,) = lent_by(pool)
+        holder: Any = object()
+        pool.idle.clear()
+        pool.in_flight[holder] = 1.0
+        await getattr(connection, f"set_{name}")(value)
+        assert not pool.keep(holder, connection)
+        await pool.give_back(connection)
+        assert begins(connection) == (None, None, None)
+        assert list(pool.idle) == [connection]
+
+    asyncio.run(main())
+
+
+def test_a_transaction_cancelled_before_it_begins_leaves_its_isolation_to_nobody() -> None:
+    async def main() -> None:
+        pool = AsyncNodePool("h", SETTINGS, read_only=False)
+        (connection,) = lent_by(pool)
+        pool.idle.clear()
+        change = connection.set_isolation_level
+
+        async def slow(level: Any) -> None:
+            await change(level)
+            await asyncio.sleep(60)
+
+        connection.set_isolation_level = slow
+        await cancelled(connection.begin_as(IsolationLevel.SERIALIZABLE, explicit=False))
+        connection.set_isolation_level = change
+        await pool.give_back(connection)
+        assert connection.isolation_level is None
+        assert list(pool.idle) == [connection]
 
     asyncio.run(main())

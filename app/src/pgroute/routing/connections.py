@@ -63,16 +63,20 @@ class _Leased:
     prepare_threshold: int | None
     owner: Owner
     _number_prepared: bool | None = False  # what Commit prepares; None: must not any more
-    _isolation_before: IsolationLevel | None = None
     own_commit = OwnCommit.NONE  # during this lease
+    # How transactions began before somebody changed it for a while; meaningful while untidy.
+    _before: tuple[IsolationLevel | None, bool | None, bool | None] = (None, None, None)
     # The cursor of the last statement, for the next: a new one costs a seventh of a short
     # statement's time. Gone at the end of every block, which may change what cursors make of
     # answers, and within seconds, since it holds the last parameters and answer.
     spare: Any = None
-    untidy: bool = False  # begin_as has changed it for a while
+    untidy: bool = False  # how transactions begin was changed for a while
     pgconn: pq.abc.PGconn
     lock: Any
     # psycopg's own
+    isolation_level: Any
+    read_only: Any
+    deferrable: Any
     _num_transactions: int
     _pipeline: Any
     _tpc: Any
@@ -170,6 +174,31 @@ class _Leased:
             self._number_prepared = False if self._pipeline is None else None
         yield from super()._deallocate(name)  # type: ignore[misc]
 
+    def _about_to_change(self) -> None:
+        """Keep how transactions begin, for :meth:`tidy`: first of all, since what follows may be
+        interrupted. Before the first lease it is ``after_connect`` that changes it, for good."""
+        if not self.untidy and self.home is not None:
+            self._before = (self.isolation_level, self.read_only, self.deferrable)
+            self.untidy = True
+
+    # What psycopg's setters and ``set_...`` run. Were they gone, the changes of begin_as would
+    # still be undone.
+
+    def _set_isolation_level_gen(self, value: Any) -> Generator[Any, Any, None]:
+        if value != self.isolation_level:
+            self._about_to_change()
+        yield from super()._set_isolation_level_gen(value)  # type: ignore[misc]
+
+    def _set_read_only_gen(self, value: Any) -> Generator[Any, Any, None]:
+        if value != self.read_only:
+            self._about_to_change()
+        yield from super()._set_read_only_gen(value)  # type: ignore[misc]
+
+    def _set_deferrable_gen(self, value: Any) -> Generator[Any, Any, None]:
+        if value != self.deferrable:
+            self._about_to_change()
+        yield from super()._set_deferrable_gen(value)  # type: ignore[misc]
+
     def _ran(self, cursor: Any) -> None:
         """A statement may have dropped what psycopg does not know to be prepared."""
         if self._number_prepared and cursor.pgresult.command_status in _RESETS:
@@ -232,12 +261,11 @@ class NodeConnection(_Leased, psycopg.Connection[Any]):
 
     def begin_as(self, isolation: IsolationLevel | None, *, explicit: bool) -> None:
         """Let the next statement begin a transaction at this isolation level."""
-        self._isolation_before = self.isolation_level
         if isolation is not None:
+            self._about_to_change()
             self.isolation_level = isolation
         if explicit:
             self.commit_each(False)
-        self.untidy = explicit or isolation is not None
 
     def commit_each(self, wanted: bool) -> None:
         """Whether every statement commits by itself."""
@@ -245,9 +273,9 @@ class NodeConnection(_Leased, psycopg.Connection[Any]):
             self.autocommit = wanted
 
     def tidy(self, autocommit: bool) -> None:
-        """Undo what :meth:`begin_as` has set. No round trip."""
+        """Undo what :meth:`begin_as` or a caller has set. No round trip."""
         if self.untidy:
-            self.isolation_level = self._isolation_before
+            self.isolation_level, self.read_only, self.deferrable = self._before
         self.untidy = False
         self.autocommit = autocommit
 
@@ -298,12 +326,11 @@ class AsyncNodeConnection(_Leased, psycopg.AsyncConnection[Any]):
 
     async def begin_as(self, isolation: IsolationLevel | None, *, explicit: bool) -> None:
         """Let the next statement begin a transaction at this isolation level."""
-        self._isolation_before = self.isolation_level
         if isolation is not None:
+            self._about_to_change()
             await self.set_isolation_level(isolation)
         if explicit:
             await self.commit_each(False)
-        self.untidy = explicit or isolation is not None
 
     async def commit_each(self, wanted: bool) -> None:
         """Whether every statement commits by itself."""
@@ -311,9 +338,12 @@ class AsyncNodeConnection(_Leased, psycopg.AsyncConnection[Any]):
             await self.set_autocommit(wanted)
 
     async def tidy(self, autocommit: bool) -> None:
-        """Undo what :meth:`begin_as` has set. No round trip."""
+        """Undo what :meth:`begin_as` or a caller has set. No round trip."""
         if self.untidy:
-            await self.set_isolation_level(self._isolation_before)
+            isolation, read_only, deferrable = self._before
+            await self.set_isolation_level(isolation)
+            await self.set_read_only(read_only)
+            await self.set_deferrable(deferrable)
         self.untidy = False
         await self.set_autocommit(autocommit)
 
