@@ -15,6 +15,8 @@ from pgroute.routing.async_pool import AsyncNodePool
 from pgroute.routing.connections import AsyncNodeConnection, NodeConnection
 from pgroute.routing.pool import NodePool
 
+from .staged import Clock
+
 SETTINGS = Settings.make(
     nodes="h=127.0.0.1:1", database="app", write_user="app", pool_min_size=3, pool_max_size=3
 )
@@ -235,3 +237,30 @@ def test_a_transaction_cancelled_before_it_begins_leaves_its_isolation_to_nobody
         assert list(pool.idle) == [connection]
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", [NodePool, AsyncNodePool])
+def test_a_connection_that_was_never_used_is_looked_at_before_it_is(kind: Any) -> None:
+    """Its server may have ended it since it was made: a first write would be in doubt."""
+    time = Clock()
+    pool = kind("h", SETTINGS, read_only=False, clock=time)
+    dead, alive = lent_by(pool, 2)
+    pool.idle.clear()
+    dead.is_alive = lambda: False
+    made = [dead, alive]
+    time.sleep(1.0)
+
+    def get(**_: Any) -> Any:
+        return made.pop(0)
+
+    async def get_later(**_: Any) -> Any:
+        return get()
+
+    async def take() -> None:
+        getconn = get if kind is NodePool else get_later
+        pool._pool = SimpleNamespace(getconn=getconn, putconn=dead.home.putconn)
+        taken = pool.take(1.0)
+        assert (taken if kind is NodePool else await taken) is alive
+
+    asyncio.run(take())
+    assert dead.closed

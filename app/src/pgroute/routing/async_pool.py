@@ -86,8 +86,6 @@ class AsyncNodePool(Front[AsyncNodeConnection]):
             if connection is None:
                 connection = await pool.getconn(timeout=max(limit, 0.001))
                 connection.home = pool
-                if connection.used_at == 0.0:
-                    connection.used_at = self._clock()
             return connection
         except PoolClosed:
             if self.closed:

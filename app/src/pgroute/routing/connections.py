@@ -38,8 +38,12 @@ class Owner(Protocol):
         """A connection was made, or could not be made."""
         ...
 
+    def now(self) -> float:
+        """The time on the owner's clock."""
+        ...
+
     def expiry(self) -> float:
-        """Until when a connection made now is to be used, on the monotonic clock."""
+        """Until when a connection made now is to be used, on the same clock."""
         ...
 
 
@@ -57,7 +61,7 @@ class _Leased:
     node: str = ""
     home: Any = None  # the psycopg_pool it belongs to
     epoch: int = UNFIT  # of its owner, when it was made
-    used_at: float = 0.0  # when it was handed out last
+    used_at: float = 0.0  # when it was handed out last; until then, made
     expires_at: float = 0.0  # when it is let go
     route: tuple[Role, Reason] | None = None  # why it was handed out; None on the fast path
     prepare_threshold: int | None
@@ -217,6 +221,7 @@ class _Leased:
         self.owner = owner
         self.node = owner.node
         self.epoch = epoch
+        self.used_at = owner.now()
         self.expires_at = owner.expiry()
         owner.connected(None)
 

@@ -126,6 +126,10 @@ class Front(Generic[Connection]):
             return None
         return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns  # mode, too
 
+    def now(self) -> float:
+        """The time on the router's clock."""
+        return self._clock()
+
     def expiry(self) -> float:
         """Until when a connection made now is to be used."""
         return self._clock() + self._lifetime * (0.9 + 0.1 * self._random.random())

@@ -84,8 +84,6 @@ class NodePool(Front[NodeConnection]):
             if connection is None:
                 connection = pool.getconn(timeout=max(limit, 0.001))
                 connection.home = pool
-                if connection.used_at == 0.0:
-                    connection.used_at = self._clock()
             return connection
         except PoolClosed:
             if self.closed:
