@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import Awaitable
 from types import SimpleNamespace
 from typing import Any
@@ -264,3 +266,40 @@ def test_a_connection_that_was_never_used_is_looked_at_before_it_is(kind: Any) -
 
     asyncio.run(take())
     assert dead.closed
+
+
+def test_whoever_got_the_number_of_a_socket_that_was_closed_is_not_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = NodePool("h", SETTINGS, read_only=True)
+    (connection,) = lent_by(pool)
+    ours, server = socket.socketpair()
+    connection.pgconn.socket = ours.fileno()
+    others: list[socket.socket] = []
+    duplicate = socket.dup
+
+    def late(number: int) -> int:  # the owner closes it first, and somebody opens another
+        ours.close()
+        others.extend(socket.socketpair())
+        connection.pgconn.socket = -1
+        return duplicate(number)
+
+    monkeypatch.setattr(socket, "dup", late)
+    monkeypatch.setattr(os, "dup", late)
+    number = ours.fileno()
+    with server:
+        connection.cut()
+        assert number in [other.fileno() for other in others]
+        with others[0], others[1]:
+            others[0].send(b"well")
+            assert others[1].recv(4) == b"well"
+
+
+def test_whoever_waits_on_a_connection_that_is_cut_gets_its_end() -> None:
+    pool = NodePool("h", SETTINGS, read_only=True)
+    (connection,) = lent_by(pool)
+    ours, server = socket.socketpair()
+    with ours, server:
+        connection.pgconn.socket = ours.fileno()
+        connection.cut()
+        assert (ours.recv(1), server.recv(1)) == (b"", b"")

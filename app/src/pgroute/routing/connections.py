@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 import time
@@ -113,9 +112,11 @@ class _Leased:
     def cut(self) -> None:
         """Shut the socket down, from any thread: whoever waits on it gets an error at once."""
         with suppress(psycopg.Error, OSError):
-            duplicate = socket.socket(fileno=os.dup(self.pgconn.socket))
-            with duplicate:
-                duplicate.shutdown(socket.SHUT_RDWR)
+            number = self.pgconn.socket
+            with socket.fromfd(number, socket.AF_INET, socket.SOCK_STREAM) as duplicate:
+                # Else it was closed meanwhile, and by then the number may have been another's.
+                if self.pgconn.socket == number:
+                    duplicate.shutdown(socket.SHUT_RDWR)
 
     @property
     def in_transaction(self) -> bool:
