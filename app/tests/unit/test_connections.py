@@ -7,13 +7,15 @@ import os
 import socket
 from collections.abc import Awaitable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
+import psycopg
 import pytest
 from psycopg import IsolationLevel, pq
 
 from pgroute import Settings
 from pgroute.routing.async_pool import AsyncNodePool
+from pgroute.routing.commit import Commit
 from pgroute.routing.connections import AsyncNodeConnection, NodeConnection
 from pgroute.routing.pool import NodePool
 
@@ -303,3 +305,34 @@ def test_whoever_waits_on_a_connection_that_is_cut_gets_its_end() -> None:
         connection.pgconn.socket = ours.fileno()
         connection.cut()
         assert (ours.recv(1), server.recv(1)) == (b"", b"")
+
+
+class Wire(Libpq):
+    """Takes what a COMMIT is made of, up to a step that fails."""
+
+    def __init__(self, fails: str) -> None:
+        super().__init__()
+        self._fails = fails
+
+    def step(self, name: str) -> None:
+        if name == self._fails:
+            raise psycopg.OperationalError(f"{name} failed")
+
+    def enter_pipeline_mode(self) -> None:
+        self.step("enter")
+
+    def send_query_params(self, sql: bytes, values: Any) -> None:
+        self.step("commit" if sql == b"commit" else "number")
+
+    def pipeline_sync(self) -> None:
+        self.step("sync")
+
+
+@pytest.mark.parametrize(
+    ("fails", "sent"), [("enter", False), ("number", False), ("commit", False), ("sync", True)]
+)
+def test_a_commit_may_have_been_sent_once_libpq_was_told_to(fails: str, sent: bool) -> None:
+    commit, wire = Commit(), Wire(fails)
+    with pytest.raises(psycopg.OperationalError, match=fails):
+        list(commit.run(cast(Any, wire), prepared=None, early=False))
+    assert commit.sent is sent

@@ -52,8 +52,8 @@ class Commit:
         if early:
             pgconn.send_flush_request()
         pgconn.send_query_params(b"commit", None)
+        self.sent = True  # what comes next sends it, and may fail when it has
         pgconn.pipeline_sync()
-        self.sent = True
         yield from generators.send(pgconn)
         made = []
         if prepared is False:
