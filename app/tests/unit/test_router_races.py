@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -29,10 +30,12 @@ from pgroute import (
     TokenNotReached,
     TokenUnproven,
 )
+from pgroute.core.breaker import BreakerState
 from pgroute.core.candidates import select
 from pgroute.core.topology import Answer, Observation, Role, Silence
 from pgroute.routing import leasing
 from pgroute.routing.commit import Commit
+from pgroute.routing.fleet import Fleet
 from pgroute.routing.hedging import _ELSEWHERE as ELSEWHERE
 from pgroute.routing.hedging import _Attempt, _GivenUp
 from pgroute.routing.holder import PLAIN
@@ -670,3 +673,20 @@ def test_a_node_that_is_back_gets_a_share_that_grows() -> None:
     play(router, PRIMARY, REPLICA_2, REPLICA_3)
     assert 0.0 < cold < 0.5
     assert share() == 1.0
+
+
+def test_a_hook_that_fails_keeps_no_server_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    router = Staged(ALL_WELL)
+    breaker = router.fleet.breakers["pg2"]
+    breaker.overdue(router.time.now - 10.0, "silent")
+    breaker.overdue(router.time.now - 5.0, "silent")
+    breaker.answered(router.time.now)
+    assert breaker.try_trial(router.time.now)
+
+    def fail(node: str, limit: float) -> None:
+        raise KeyError(node)
+
+    router.warm = fail  # type: ignore[method-assign]
+    monkeypatch.setattr(psycopg, "connect", lambda **_: SimpleNamespace(close=list))
+    Fleet._trial(router.fleet, "pg2")
+    assert breaker.state is BreakerState.CLOSED

@@ -365,8 +365,10 @@ class Fleet:
         if name in self._lost:
             self._lost.discard(name)
             self._crew.renew(name)
-        with suppress(psycopg.Error):
+        try:
             self._crew.warm(name, 1.0)
+        except Exception as error:  # noqa: BLE001 - a hook's own, maybe: the server is well
+            _log.info("%s: while it warmed up: %s", name, one_line(error))
         breaker.trial_succeeded(self.clock())
         self._sampler.wake()
 
