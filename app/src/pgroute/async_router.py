@@ -202,7 +202,7 @@ class AsyncRouter(Base):
     async def explain(self, sql: str, params: Any = None, *, analyze: bool = False) -> Explanation:
         """As :meth:`pgroute.Router.explain`."""
         if self.statements.catalog is None:
-            await self._learn_statements()
+            await self._learn_statements(wait=True)
         where = self.read() if self.lane(sql) is Lane.REPLICA else self.write()
         async with where as connection:
             cursor = connection.cursor(row_factory=tuple_row)
@@ -451,7 +451,17 @@ class AsyncRouter(Base):
             await pool.sweep(now)
         await self._learn_statements()
 
-    async def _learn_statements(self) -> None:
+    @cached_property
+    def _learning(self) -> asyncio.Lock:
+        """Held by whoever learns: there is no use in learning the same twice at once."""
+        return asyncio.Lock()
+
+    async def _learn_statements(self, *, wait: bool = False) -> None:
+        if wait or not self._learning.locked():
+            async with self._learning:
+                await self._learn_now()
+
+    async def _learn_now(self) -> None:
         if self.closed or not self.statements.due():
             return
         node = self.fleet.primary or next(iter(self.fleet.replicas), None)

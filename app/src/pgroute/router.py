@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
+from functools import cached_property
 from typing import Any, Self, TypeVar
 
 import psycopg
@@ -213,7 +215,7 @@ class Router(Base):
         ``analyze``: run it, if it is known to be harmless. Raises NotExplained.
         """
         if self.statements.catalog is None:
-            self._learn_statements()
+            self._learn_statements(wait=True)
         where = self.read() if self.lane(sql) is Lane.REPLICA else self.write()
         with where as connection:
             cursor = connection.cursor(row_factory=tuple_row)
@@ -400,7 +402,20 @@ class Router(Base):
             pool.sweep(now)
         self._learn_statements()
 
-    def _learn_statements(self) -> None:
+    @cached_property
+    def _learning(self) -> threading.Lock:
+        """Held by whoever learns: one that takes long shall not take one helper after another."""
+        return threading.Lock()
+
+    def _learn_statements(self, *, wait: bool = False) -> None:
+        if not self._learning.acquire(blocking=wait):
+            return
+        try:
+            self._learn_now()
+        finally:
+            self._learning.release()
+
+    def _learn_now(self) -> None:
         if self.closed or not self.statements.due():
             return
         node = self.fleet.primary or next(iter(self.fleet.replicas), None)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
@@ -690,3 +692,72 @@ def test_a_hook_that_fails_keeps_no_server_out(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(psycopg, "connect", lambda **_: SimpleNamespace(close=list))
     Fleet._trial(router.fleet, "pg2")
     assert breaker.state is BreakerState.CLOSED
+
+
+class Nobody:
+    """A lease of nothing in particular."""
+
+    def cursor(self, **_: Any) -> None:
+        return
+
+    def __enter__(self) -> Nobody:
+        return self
+
+    async def __aenter__(self) -> Nobody:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    async def __aexit__(self, *_: object) -> None:
+        return
+
+
+def learner(kind: Any) -> Any:
+    """A router that can do nothing but learn what statements do."""
+    router = kind(Settings.make(nodes="pg1=h:1", database="app", write_user="app"))
+    router.fleet.primary = "pg1"
+    router.read = lambda node: Nobody()  # noqa: ARG005
+    return router
+
+
+def test_a_catalogue_that_loads_slowly_is_loaded_once_at_a_time() -> None:
+    router, loads = learner(Router), []
+
+    def load(run: Any) -> None:
+        loads.append(run)
+        if len(loads) < 3:
+            router.sweep(0.0)  # the next second's, while this one goes on
+
+    router.statements = SimpleNamespace(due=lambda: True, refresh=load)
+    router.sweep(0.0)
+    assert len(loads) == 1
+    waiting = threading.Thread(target=router._learn_statements, kwargs={"wait": True})
+    with router._learning:
+        waiting.start()  # as explain, which needs it
+        waiting.join(0.05)
+        assert len(loads) == 1
+    waiting.join(5.0)
+    assert len(loads) == 2
+
+
+def test_a_catalogue_that_loads_slowly_is_loaded_once_at_a_time_with_asyncio() -> None:
+    async def main() -> None:
+        router, loads = learner(AsyncRouter), []
+
+        async def load(run: Any) -> None:
+            loads.append(run)
+            if len(loads) < 3:
+                await router._sweep(0.0)
+
+        router.statements = SimpleNamespace(due=lambda: True, refresh_async=load)
+        await router._sweep(0.0)
+        assert len(loads) == 1
+        async with router._learning:
+            waiting = asyncio.ensure_future(router._learn_statements(wait=True))
+            await asyncio.sleep(0.01)
+            assert len(loads) == 1
+        await waiting
+        assert len(loads) == 2
+
+    asyncio.run(main())
