@@ -57,23 +57,45 @@ class OwnCommit(Enum):
 class _Leased:
     """What a connection carries beside psycopg's own."""
 
-    node: str = ""
-    home: Any = None  # the psycopg_pool it belongs to
-    epoch: int = UNFIT  # of its owner, when it was made
-    used_at: float = 0.0  # when it was handed out last; until then, made
-    expires_at: float = 0.0  # when it is let go
-    route: tuple[Role, Reason] | None = None  # why it was handed out; None on the fast path
-    prepare_threshold: int | None
+    # In slots: an object's attributes are found slower once it has more than thirty of them.
+    __slots__ = (
+        "_before",
+        "_incoming",
+        "_number_prepared",
+        "epoch",
+        "expires_at",
+        "home",
+        "node",
+        "own_commit",
+        "owner",
+        "route",
+        "spare",
+        "untidy",
+        "used_at",
+    )
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.node = ""
+        self.home: Any = None  # the psycopg_pool it belongs to
+        self.epoch = UNFIT  # of its owner, when it was made
+        self.used_at = 0.0  # when it was handed out last; until then, made
+        self.expires_at = 0.0  # when it is let go
+        # Why it was handed out; None on the fast path.
+        self.route: tuple[Role, Reason] | None = None
+        # What Commit prepares; None: must not any more.
+        self._number_prepared: bool | None = False
+        self.own_commit = OwnCommit.NONE  # during this lease
+        # How transactions began before somebody changed it for a while; meaningful while untidy.
+        self._before: tuple[IsolationLevel | None, bool | None, bool | None] = (None, None, None)
+        # The cursor of the last statement, for the next: a new one costs a seventh of a short
+        # statement's time. Gone at the end of every block, which may change what cursors make of
+        # answers, and within seconds, since it holds the last parameters and answer.
+        self.spare: Any = None
+        self.untidy = False  # how transactions begin was changed for a while
+        self._incoming: select.poll | None = None
+
     owner: Owner
-    _number_prepared: bool | None = False  # what Commit prepares; None: must not any more
-    own_commit = OwnCommit.NONE  # during this lease
-    # How transactions began before somebody changed it for a while; meaningful while untidy.
-    _before: tuple[IsolationLevel | None, bool | None, bool | None] = (None, None, None)
-    # The cursor of the last statement, for the next: a new one costs a seventh of a short
-    # statement's time. Gone at the end of every block, which may change what cursors make of
-    # answers, and within seconds, since it holds the last parameters and answer.
-    spare: Any = None
-    untidy: bool = False  # how transactions begin was changed for a while
     pgconn: pq.abc.PGconn
     lock: Any
     # psycopg's own
@@ -83,7 +105,7 @@ class _Leased:
     _num_transactions: int
     _pipeline: Any
     _tpc: Any
-    _incoming: select.poll | None = None
+    prepare_threshold: int | None
 
     @property
     def is_standby(self) -> bool:
