@@ -62,6 +62,19 @@ def test_data_that_is_missing_is_not_replaced_by_an_empty_cluster() -> None:
     assert decide(PRIMARY, REPLICA, unmounted)["action"] == "converge"
 
 
+@pytest.mark.parametrize("kind", ["absent", "empty", "incomplete"])
+def test_a_recorded_primary_is_not_started_while_the_data_of_another_node_is_missing(kind: str) -> None:
+    left = "/etc/postgresql/17/main/conf.d/20-replication.conf"
+    promoted = {**empty(kind), "left_behind": left}
+    assert_stops(decide(stopped(), promoted, stopped(replica=True)), "pg1 was primary last", "pg2 holds no data, but did",
+                 "/var/lib/postgresql/17/main", "mounted?", f"type on pg2: sudo rm {left}")
+
+
+def test_a_promotion_is_not_advised_without_a_word_on_missing_data() -> None:
+    left = "/etc/postgresql/17/main/conf.d/20-replication.conf"
+    assert_stops(decide({**empty(), "left_behind": left}, REPLICA, REPLICA), "pg_promote", "pg1 holds no data, but did", "mounted?")
+
+
 def test_one_writable_node_is_converged_around() -> None:
     assert decide(PRIMARY, REPLICA, REPLICA) == {"action": "converge", "primary": "pg1", "notices": []}
 

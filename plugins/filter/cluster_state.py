@@ -135,16 +135,25 @@ def unit_of(node: Node) -> str:
     return f"postgresql@{version}-{cluster}"
 
 
-def check_nothing_is_missing(nodes: dict[str, Node]) -> None:
-    """Without data anywhere a cluster is made, but not in the place of one whose disk is not mounted."""
-    left = sorted(name for name, node in nodes.items() if node.get("left_behind"))
-    if left:
-        node = nodes[left[0]]
-        raise Stop(
-            f"No node holds data, but {', '.join(left)} did: {node['left_behind']} is of a cluster that was set up here. "
-            f"Is the disk of {node['data_directory']} mounted? Mount it, then run the same command again. To begin with "
-            f"an empty cluster instead, type on {', '.join(left)}: sudo rm {node['left_behind']}"
-        )
+def missing_data(nodes: dict[str, Node]) -> tuple[str, str, str]:
+    """(the nodes that held data and hold none now, how that is known and what to do, what gives the data up); empty where none."""
+    names = sorted(name for name, node in nodes.items() if node.get("left_behind") and not has_data(node))
+    if not names:
+        return "", "", ""
+    node, listed = nodes[names[0]], ", ".join(names)
+    return (listed, f"did: {node['left_behind']} is of a cluster that was set up there. "
+            f"Is the disk of {node['data_directory']} mounted? Mount it, then run the same command again.",
+            f"type on {listed}: sudo rm {node['left_behind']}")
+
+
+def check_nothing_is_missing(nodes: dict[str, Node], primary: str | None) -> None:
+    """A cluster is neither made nor started in the place of one whose disk is not mounted."""
+    missing, why, give_up = missing_data(nodes)
+    if missing and primary is None:
+        raise Stop(f"No node holds data, but {missing} {why} To begin with an empty cluster instead, {give_up}")
+    if missing:
+        raise Stop(f"No node accepts writes. {primary} was primary last, as far as the data at hand tells, while {missing} holds no "
+                   f"data, but {why} What it may have written as primary since would be lost. To start {primary} all the same, {give_up}")
 
 
 def check_history(nodes: dict[str, Node], primary: str) -> None:
@@ -171,11 +180,13 @@ def recorded_primary(nodes: dict[str, Node]) -> str:
         name for name, node in initialised.items() if not node.get("server") and not node["signals"]
     )
     if len(candidates) != 1:
+        missing, why, _ = missing_data(nodes)
         found = f"{' and '.join(candidates)} were all primary last" if candidates else "none of them was primary last"
         raise Stop(
             f"No node accepts writes, and {found} ({listed}). Nothing is initialised or started. Choose the node with "
             f"the highest timeline and LSN, and on it type: systemctl start {unit_of(next(iter(initialised.values())))}"
             + ("" if candidates else ", then, as postgres: psql -c 'select pg_promote()'")
+            + (f". But before that: {missing} holds no data, but {why}" if missing else "")
         )
     candidate = candidates[0]
     ahead = [
@@ -213,10 +224,12 @@ def decide(nodes: dict[str, Node], names: list[str], declared: str) -> dict[str,
         writable = sorted(name for name, node in nodes.items() if is_writable(node))
         check_one_cluster(nodes, writable)
         if not any(has_data(node) for node in nodes.values()):
-            check_nothing_is_missing(nodes)
+            check_nothing_is_missing(nodes, None)
             return {"action": "bootstrap", "primary": None, "notices": []}
         action = "converge" if writable else "start_recorded_primary"
         primary = writable[0] if writable else recorded_primary(nodes)
+        if not writable:
+            check_nothing_is_missing(nodes, primary)
         check_history(nodes, primary)
     except Stop as stop:
         return {"action": "stop", "primary": None, "notices": [], "message": str(stop)}
