@@ -185,6 +185,29 @@ def test_complaint_of_the_server_is_one_line_without_prefixes() -> None:
     )
 
 
+@pytest.mark.parametrize(("name", "setting", "places"), [
+    ("pg_cron", "shared_preload_libraries", ["/lib/17/pg_cron", "/lib/17/pg_cron.so", "/extra/pg_cron", "/extra/pg_cron.so"]),
+    ("pg_cron", "local_preload_libraries", ["/lib/17/plugins/pg_cron", "/lib/17/plugins/pg_cron.so"]),
+    ("$libdir/x.so", "session_preload_libraries", ["/lib/17/x.so", "/lib/17/x.so.so"]),
+    ("/opt/x", "session_preload_libraries", ["/opt/x", "/opt/x.so"]),
+])
+def test_a_library_is_looked_for_where_the_server_would(name: str, setting: str, places: list[str]) -> None:
+    assert sorted(configuration.library_candidates(name, setting, "$libdir:/extra", "/lib/17")) == sorted(places)
+
+
+def test_what_ended_a_server_is_found_in_its_log(tmp_path: Path) -> None:
+    day, early = tmp_path / "17-main-day.log", tmp_path / "17-main.log"
+    day.write_text("2026 [7] FATAL:  could not map an older segment\n")
+    log = restart.Log(str(tmp_path))
+    assert log.fatal() == ""
+    with day.open("a") as stream:
+        stream.write("2026 UTC [8] user=,db= FATAL:  terminating walreceiver process due to administrator command\n"
+                     "2026 UTC [9] user=u FATAL:  the database system is shutting down\n")
+    assert log.fatal() == ""
+    early.write_text('2026 UTC [10] FATAL:  could not access file "pg_cron": No such file or directory\n2026 UTC [10] LOG:  database system is shut down\n')
+    assert log.fatal() == ' (its log says: FATAL: could not access file "pg_cron": No such file or directory)'
+
+
 # What the host has
 
 def test_limits_are_looked_for_in_every_group_above_the_process() -> None:

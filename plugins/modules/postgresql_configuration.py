@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pwd
 import re
@@ -10,11 +11,13 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.postgresql_connection import (
     CONNECTION_ARGUMENTS,
+    acting_as,
     connect,
     is_running,
     one,
@@ -31,7 +34,11 @@ description:
     files in use untouched.
   - Then the files are replaced, and a running server is asked what it thinks of them through pg_file_settings,
     pg_hba_file_rules and pg_ident_file_mappings. If it objects, the old files come back.
-  - Then it reloads. A server that has not read the newest file yet (an interrupted run) reloads too.
+  - Then it reloads, and a new connection is made. What only that finds out (no access rule for the superuser, a library
+    that sessions cannot load) brings the old files back too, over the connection that was open before.
+  - A file that only a start would miss is looked for first: the libraries that settings preload and, with ssl, the
+    certificate and its key.
+  - A server that has not read the newest file yet (an interrupted run) reloads too.
   - Says which settings wait for a restart, and whether this node should restart before or after its peers of the
     other role. Some limits must never be lower on a replica than on its primary.
 options:
@@ -92,6 +99,9 @@ REPLICA_MINIMUMS = (
     "max_connections", "max_locks_per_transaction", "max_prepared_transactions", "max_wal_senders",
     "max_worker_processes",
 )
+# Names of libraries, and of files, that the server opens only when it starts or a session begins.
+PRELOAD_SETTINGS = ("shared_preload_libraries", "session_preload_libraries", "local_preload_libraries")
+FILE_SETTINGS = ("ssl_cert_file", "ssl_key_file", "ssl_ca_file", "ssl_crl_file")
 SETTING_ERRORS = """
 select name, error, sourcefile, sourceline from pg_file_settings
 where error is not null
@@ -223,9 +233,66 @@ class Files:
         ]
 
 
+def refuse(module: AnsibleModule, complaints: str) -> None:
+    module.fail_json(
+        msg=f"PostgreSQL refuses these settings, nothing was changed: {complaints.rstrip('.')}. "
+        "Correct postgresql_settings and run the playbook again."
+    )
+
+
+def library_candidates(name: str, setting: str, search_path: str, library_directory: str) -> list[str]:
+    """The files one of which a preloaded library's name stands for, as the server looks for them."""
+    if "/" in name:
+        places = [name]
+    elif setting == "local_preload_libraries":
+        places = ["$libdir/plugins/" + name]
+    else:
+        places = [f"{folder.strip()}/{name}" for folder in search_path.split(":")]
+    places = [re.sub(r"^\$libdir(?=/)", library_directory, place) for place in places]
+    return [place + ending for place in places for ending in ("", ".so")]
+
+
+def missing_files(module: AnsibleModule, value: Callable[[str], str]) -> list[str]:
+    """What neither postgres -C nor a reload looks at, and a start or a new session cannot do without."""
+    missing = []
+    library_directory = os.path.join(os.path.dirname(module.params["bin_directory"].rstrip("/")), "lib")
+    for setting in PRELOAD_SETTINGS:
+        for name in (text.strip().strip('"') for text in value(setting).split(",")):
+            candidates = library_candidates(name, setting, value("dynamic_library_path"), library_directory) if name else []
+            if name and not any(os.path.isfile(path) for path in candidates):
+                missing.append(f"{setting} names {name}, but there is no {candidates[-1]}: install the package that brings it "
+                               "or leave the name out")
+    for setting in FILE_SETTINGS if value("ssl") == "on" else ():
+        full = os.path.join(module.params["data_directory"], value(setting))
+        # What lies in the data directory itself comes with it: a replica that is yet to be cloned has none.
+        if not value(setting) or (not os.path.isabs(value(setting)) and not os.path.isdir(module.params["data_directory"])):
+            continue
+        try:
+            with acting_as(module.params["login_user"]), open(full, "rb"):
+                pass
+        except OSError as error:
+            missing.append(f"{setting} names {full}, which {module.params['login_user']} cannot read ({error.strerror})")
+    return missing
+
+
 def refuse_settings(module: AnsibleModule, files: Files) -> None:
-    """Let postgres read the new settings from a copy; stop when it objects."""
+    """Let postgres read the new settings from a copy; stop when it objects, or when a file that a start needs is not there."""
     owner = files.owner
+
+    @functools.cache
+    def value(setting: str) -> str:
+        answer = subprocess.run(
+            [
+                os.path.join(module.params["bin_directory"], "postgres"), "-C", setting,
+                "--config-file=" + os.path.join(copy, "postgresql.conf"),
+            ],
+            capture_output=True, text=True, check=False, cwd="/", user=owner.pw_uid, group=owner.pw_gid, extra_groups=[],
+            env={"LC_ALL": "C", "PATH": os.environ.get("PATH", "")},
+        )
+        if answer.returncode != 0:
+            refuse(module, complaint(answer.stderr))
+        return answer.stdout.strip()
+
     with tempfile.TemporaryDirectory() as copy:
         for name in ("postgresql.conf", "conf.d"):
             present = files.full(name)
@@ -241,19 +308,10 @@ def refuse_settings(module: AnsibleModule, files: Files) -> None:
         for folder, _, names in os.walk(copy):
             for path in [folder] + [os.path.join(folder, name) for name in names]:
                 os.chown(path, owner.pw_uid, owner.pw_gid)
-        answer = subprocess.run(
-            [
-                os.path.join(module.params["bin_directory"], "postgres"), "-C", "data_directory",
-                "--config-file=" + os.path.join(copy, "postgresql.conf"),
-            ],
-            capture_output=True, text=True, check=False, cwd="/", user=owner.pw_uid, group=owner.pw_gid, extra_groups=[],
-            env={"LC_ALL": "C", "PATH": os.environ.get("PATH", "")},
-        )
-    if answer.returncode != 0:
-        module.fail_json(
-            msg=f"PostgreSQL refuses these settings, nothing was changed: {complaint(answer.stderr).rstrip('.')}. "
-            "Correct postgresql_settings and run the playbook again."
-        )
+        value("data_directory")
+        missing = missing_files(module, value)
+    if missing:
+        refuse(module, "; ".join(missing))
 
 
 def server_objections(connection: Any) -> list[str]:
@@ -339,6 +397,15 @@ def main() -> None:
             files.restore()
             module.fail_json(msg=refusal)
         reload(module, connection)
+        try:
+            connect(module.params).close()
+        except OperationalError as error:
+            files.restore()
+            reload(module, connection)
+            module.fail_json(
+                msg="The server read the new configuration, but no new connection gets in with it, so the old files are back: "
+                f"{sentence(error)} Correct postgresql_settings or postgresql_access_rules and run the playbook again."
+            )
         answer["changed"] = True
     pending = rows(connection, PENDING)
     connection.close()

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import glob
+import os
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +29,10 @@ options:
     type: list
     elements: str
     default: []
+  log_directory:
+    description: Where the server logs; what it says there when it does not come up is told.
+    type: path
+    default: /var/log/postgresql
   timeout_seconds:
     description: How long each wait may take.
     type: int
@@ -60,12 +67,44 @@ select count(*) > 0 as answer from pg_stat_wal_receiver
 where status = 'streaming' and pg_last_wal_replay_lsn() >= latest_end_lsn
 """
 
+FATAL = re.compile(r"^.*?\b((?:FATAL|PANIC):  .*)$", re.MULTILINE)
+# What every shutdown and every client that comes too early leave in the log.
+USUAL = re.compile(r"due to administrator command|the database system is ")
+
+
+def last_fatal(log: str) -> str:
+    """The last thing in a log that ended a server, without its prefix; empty where nothing did."""
+    found = [line for line in FATAL.findall(log) if not USUAL.search(line)]
+    return " ".join(found[-1].split()) if found else ""
+
+
+class Log:
+    """The server's log files, from now on: the collector's, and the one from before it starts."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self.sizes = {path: os.path.getsize(path) for path in self.paths()}
+
+    def paths(self) -> list[str]:
+        return sorted(glob.glob(os.path.join(self.directory, "*.log")), key=os.path.getmtime)
+
+    def fatal(self) -> str:
+        """What ended the server since, as words to append to a sentence."""
+        added = []
+        for path in self.paths():
+            with open(path, encoding="utf-8", errors="replace") as stream:
+                stream.seek(self.sizes.get(path, 0))
+                added.append(stream.read())
+        said = last_fatal("\n".join(added))
+        return f" (its log says: {said})" if said else ""
+
 
 class Server:
     """One server, asked through connections that may break under us."""
 
     def __init__(self, module: AnsibleModule) -> None:
         self.module = module
+        self.log = Log(module.params["log_directory"])
 
     def ask(self, query: str, arguments: Any = None) -> list[dict[str, Any]]:
         connection = connect(self.module.params, autocommit=True)
@@ -94,7 +133,7 @@ class Server:
                 return
             if time.monotonic() > deadline:
                 self.module.fail_json(
-                    msg=f"{what} within {self.module.params['timeout_seconds']} seconds: {missing}. "
+                    msg=f"{what} within {self.module.params['timeout_seconds']} seconds: {missing.rstrip('.')}{self.log.fatal()}. "
                     "Nothing else was restarted; repair this and run the playbook again."
                 )
             time.sleep(0.2)
@@ -123,6 +162,7 @@ def main() -> None:
             CONNECTION_ARGUMENTS,
             unit={"type": "str", "required": True},
             replicas={"type": "list", "elements": "str", "default": []},
+            log_directory={"type": "path", "default": "/var/log/postgresql"},
             timeout_seconds={"type": "int", "default": 120},
         ),
         supports_check_mode=True,
@@ -138,7 +178,8 @@ def main() -> None:
     server.checkpoint()
     code, _, error = module.run_command(["systemctl", "restart", module.params["unit"]])
     if code != 0:
-        module.fail_json(msg="systemctl restart {} failed: {}".format(module.params["unit"], error.strip()))
+        module.fail_json(msg=f"systemctl restart {module.params['unit']} failed{server.log.fatal()}: {' '.join(error.split())} "
+                         "Nothing else was restarted; repair this and run the playbook again.")
     server.wait(lambda: "" if server.in_recovery() == replica else "its role has changed", "The server does not answer")
     if replica:
         server.wait_for_primary()

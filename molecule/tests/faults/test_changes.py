@@ -14,6 +14,8 @@ OTHER_SETTING = {"postgresql_settings": {"vacuum_cost_limit": 199}}
 ACCESS = [{"name": "the local superuser", "databases": ["all"], "users": ["postgres"], "method": "peer"},
           {"name": "peer from afar", "databases": ["all"], "users": ["app_rw"], "addresses": ["192.0.2.0/24"], "method": "peer"}]
 
+NO_SUPERUSER = [{"name": "applications", "databases": ["app"], "users": ["app_rw"], "method": "scram-sha-256"}]
+
 
 def files(stand_ins: Any, fleet: Fleet) -> dict[str, str]:
     """What stands in the configuration of each node, and since when."""
@@ -32,6 +34,14 @@ def tables(fleet: Fleet, primary: str) -> list[dict[str, Any]]:
     ({"postgresql_settings": {"work_mem": "lots"}}, "PostgreSQL refuses these settings, nothing was changed"),
     ({"postgresql_access_rules": ACCESS}, "the old files are back: pg_hba.conf line"),
     ({"postgresql_settings": {"fsync": False}}, "postgresql_settings sets fsync"),
+    ({"postgresql_access_rules": NO_SUPERUSER}, "so the old files are back: connection to server on socket"),
+    ({"postgresql_settings": {"session_preload_libraries": "auto_explian"}}, "session_preload_libraries names auto_explian"),
+    ({"postgresql_settings": {"local_preload_libraries": "auto_explain"}}, "local_preload_libraries names auto_explain"),
+    ({"postgresql_preload_libraries": ["pg_cron"]}, "shared_preload_libraries names pg_cron"),
+    ({"postgresql_settings": {"ssl": True, "ssl_cert_file": "/etc/ssl/none.pem"}}, "ssl_cert_file names /etc/ssl/none.pem"),
+    # The library is there, but sessions may not load it: what only a new connection finds out.
+    ({"postgresql_settings": {"session_preload_libraries": "sepgsql"}},
+     "no new connection gets in with it, so the old files are back"),
     ({"databases_tables": None, **OTHER_SETTING}, "but databases_tables asks for modulus"),
 ])
 def test_a_change_that_cannot_be_is_refused_before_anything_is_changed(
@@ -44,6 +54,28 @@ def test_a_change_that_cannot_be_is_refused_before_anything_is_changed(
     assert sentence in said
     assert said.count("changed=0") == said.count("changed=")
     assert files(stand_ins, fleet) == before
+
+
+def test_a_server_that_does_not_come_up_is_told_with_the_reason_in_its_log(
+    stand_ins: Any, restore: Restore, fleet: Fleet, primary: str, replicas: list[str],
+) -> None:
+    library = f"/usr/lib/postgresql/{stand_ins.data.parent.name}/lib/no_library.so"
+
+    def take_back() -> None:
+        code, said = stand_ins.play("postgres.yml")
+        assert code == 0, said
+        for name in fleet.group("postgres_cluster"):
+            stand_ins.run(name, f"rm {library}")
+
+    restore(take_back)
+    for name in fleet.group("postgres_cluster"):
+        stand_ins.run(name, f"echo none > {library}")
+    code, said = stand_ins.play("postgres.yml", "-e", json.dumps({"postgresql_preload_libraries": ["no_library"]}))
+    assert code != 0
+    assert f"failed (its log says: FATAL: could not load library \"{library}\": " in said
+    assert stand_ins.run(primary, f"systemctl is-active {stand_ins.unit}").strip() == "active"
+    # One replica tried; the run ended before the next.
+    assert [stand_ins.streams(name) for name in sorted(replicas)] == [False] + [True] * (len(replicas) - 1)
 
 
 def test_a_lost_slot_is_told_and_kept(stand_ins: Any, restore: Restore, fleet: Fleet, primary: str, replicas: list[str]) -> None:
