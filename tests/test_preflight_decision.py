@@ -58,7 +58,7 @@ def test_nothing_initialised_anywhere_bootstraps(kind: str) -> None:
 def test_data_that_is_missing_is_not_replaced_by_an_empty_cluster() -> None:
     left = "/etc/postgresql/17/main/conf.d/20-replication.conf"
     unmounted = {**empty(), "left_behind": left}
-    assert_stops(decide(unmounted, {**empty(), "left_behind": ""}, empty()), "pg1 did", "mounted?", f"sudo rm {left}")
+    assert_stops(decide(unmounted, {**empty(), "left_behind": ""}, empty()), "pg1 did", "mounted?", f"sudo rm -f {left}")
     assert decide(PRIMARY, REPLICA, unmounted)["action"] == "converge"
 
 
@@ -67,7 +67,7 @@ def test_a_recorded_primary_is_not_started_while_the_data_of_another_node_is_mis
     left = "/etc/postgresql/17/main/conf.d/20-replication.conf"
     promoted = {**empty(kind), "left_behind": left}
     assert_stops(decide(stopped(), promoted, stopped(replica=True)), "pg1 was primary last", "pg2 holds no data, but did",
-                 "/var/lib/postgresql/17/main", "mounted?", f"type on pg2: sudo rm {left}")
+                 "/var/lib/postgresql/17/main", "mounted?", f"type on pg2: sudo rm -f {left}")
 
 
 def test_a_promotion_is_not_advised_without_a_word_on_missing_data() -> None:
@@ -89,6 +89,33 @@ def test_an_actual_primary_that_is_not_the_declared_one_is_kept_and_told() -> No
 @pytest.mark.parametrize("kind", ["absent", "empty", "incomplete", "foreign"])
 def test_a_node_without_data_beside_a_running_cluster_will_be_cloned(kind: str) -> None:
     assert decide(PRIMARY, REPLICA, empty(kind))["action"] == "converge"
+
+
+MARKER = "/etc/postgresql/17/main/pgfleet-data"
+
+
+@pytest.mark.parametrize("kind", ["absent", "empty"])
+def test_a_node_that_held_data_is_not_cloned_again(kind: str) -> None:
+    assert_stops(decide(PRIMARY, REPLICA, {**empty(kind), "data_marker": MARKER}),
+                 "pg3 holds no data, but did", "/var/lib/postgresql/17/main", "mounted?", f"type on pg3: sudo rm {MARKER}")
+
+
+def test_a_damaged_directory_is_set_aside_and_cloned_also_where_data_was() -> None:
+    assert decide(PRIMARY, REPLICA, {**empty("incomplete"), "data_marker": MARKER})["action"] == "converge"
+
+
+def test_a_marker_alone_keeps_an_empty_cluster_from_being_made() -> None:
+    assert_stops(decide({**empty(), "data_marker": MARKER}, empty(), empty()), "pg1 did", f"sudo rm -f {MARKER}")
+
+
+@pytest.mark.parametrize(("needed", "free", "action"), [(9_000_000, 8_000_000, "stop"), (8_000_000, 9_000_000, "converge"),
+                                                        (None, 1, "converge"), (9_000_000, None, "converge")])
+def test_a_clone_that_does_not_fit_is_refused(needed: int | None, free: int | None, action: str) -> None:
+    room = {} if free is None else {"free_bytes": {"/var/lib/postgresql/17/main": free}}
+    decision = decide(PRIMARY | {"database_bytes": needed}, REPLICA, empty() | room)
+    assert decision["action"] == action
+    if action == "stop":
+        assert_stops(decision, "pg3: the databases of pg1 take 9 MB", "has 8 MB free")
 
 
 @pytest.mark.parametrize("kind", ["absent", "empty", "incomplete"])
@@ -186,7 +213,7 @@ def test_a_stopped_ex_primary_beside_the_new_one_stops(timeline: int) -> None:
     new = running(writable=True, timeline=2, history=[[1, "0/6000000"]])
     assert_stops(decide(stopped(timeline=timeline), new, running(writable=False, timeline=2)),
                  "pg1 is no replica of pg2", "last a primary itself", "on pg1: sudo systemctl stop postgresql@17-main",
-                 "sudo mv /var/lib/postgresql/17/main /var/lib/postgresql/17/main.old")
+                 "sudo mv /var/lib/postgresql/17/main /var/lib/postgresql/17/main.old && sudo rm -f /etc/postgresql/17/main/pgfleet-data")
 
 
 def test_a_replica_that_went_past_the_switch_stops() -> None:

@@ -120,7 +120,8 @@ def check_one_cluster(nodes: dict[str, Node], writable: list[str]) -> None:
             f"{', '.join(foreign)} holds data of another cluster "
             f"({'; '.join(describe(name, nodes[name]) for name in foreign)}), while the primary is "
             f"{describe(writable[0], nodes[writable[0]])}. Save what you need of it, move "
-            f"{nodes[foreign[0]]['data_directory']} on {foreign[0]} aside by hand, then run the same command again."
+            f"{nodes[foreign[0]]['data_directory']} on {foreign[0]} aside by hand, type there: "
+            f"sudo rm -f {marker_of(nodes[foreign[0]])}, then run the same command again."
         )
     raise Stop(
         "The nodes hold data of different clusters, and none is running as primary "
@@ -135,15 +136,27 @@ def unit_of(node: Node) -> str:
     return f"postgresql@{version}-{cluster}"
 
 
+def marker_of(node: Node) -> str:
+    """The file that role replication writes once a node has data; while it is there, none is cloned in its place."""
+    version, cluster = str(node["data_directory"]).rstrip("/").split("/")[-2:]
+    return f"/etc/postgresql/{version}/{cluster}/pgfleet-data"
+
+
+def traces(node: Node) -> list[str]:
+    """The files that say that a node was part of a cluster; a node without the first may not have been cloned yet."""
+    return [node[key] for key in ("data_marker", "left_behind") if node.get(key)]
+
+
 def missing_data(nodes: dict[str, Node]) -> tuple[str, str, str]:
     """(the nodes that held data and hold none now, how that is known and what to do, what gives the data up); empty where none."""
-    names = sorted(name for name, node in nodes.items() if node.get("left_behind") and not has_data(node))
+    names = sorted(name for name, node in nodes.items() if traces(node) and not has_data(node))
     if not names:
         return "", "", ""
     node, listed = nodes[names[0]], ", ".join(names)
-    return (listed, f"did: {node['left_behind']} is of a cluster that was set up there. "
+    paths = list(dict.fromkeys(path for name in names for path in traces(nodes[name])))
+    return (listed, f"did: {paths[0]} is of a cluster that was set up there. "
             f"Is the disk of {node['data_directory']} mounted? Mount it, then run the same command again.",
-            f"type on {listed}: sudo rm {node['left_behind']}")
+            f"type on {listed}: sudo rm -f {' '.join(paths)}")
 
 
 def check_nothing_is_missing(nodes: dict[str, Node], primary: str | None) -> None:
@@ -154,6 +167,27 @@ def check_nothing_is_missing(nodes: dict[str, Node], primary: str | None) -> Non
     if missing:
         raise Stop(f"No node accepts writes. {primary} was primary last, as far as the data at hand tells, while {missing} holds no "
                    f"data, but {why} What it may have written as primary since would be lost. To start {primary} all the same, {give_up}")
+
+
+def check_clones(nodes: dict[str, Node], primary: str) -> None:
+    """A copy is made where no data was before, and where it fits."""
+    for name, node in sorted(nodes.items()):
+        if has_data(node):
+            continue
+        # What is there but damaged is set aside, never overwritten; a path with nothing on it may be another disk's.
+        if node.get("data_marker") and node["data_directory_state"] in ("absent", "empty"):
+            raise Stop(
+                f"{name} holds no data, but did: {node['data_marker']} says so. Is the disk of {node['data_directory']} mounted? "
+                f"Mount it, then run the same command again. If that data is given up and {name} is to be cloned again, "
+                f"type on {name}: sudo rm {node['data_marker']}"
+            )
+        # A node outside the run was not asked for its room, and will not be cloned.
+        needed, free = nodes[primary].get("database_bytes"), node.get("free_bytes", {}).get(node["data_directory"])
+        if needed is not None and free is not None and needed > free:
+            raise Stop(
+                f"{name}: the databases of {primary} take {needed // 10**6} MB, but {node['data_directory']}, where they would be "
+                f"cloned to, has {free // 10**6} MB free: make room there, or mount a larger disk, then run the same command again."
+            )
 
 
 def check_history(nodes: dict[str, Node], primary: str) -> None:
@@ -168,7 +202,7 @@ def check_history(nodes: dict[str, Node], primary: str) -> None:
             raise Stop(
                 f"{name} is no replica of {primary}: {reason}. What is only there would be lost, so a person decides. "
                 f"To clone {name} again and keep what it holds aside, type on {name}: sudo systemctl stop {unit_of(node)} && "
-                f"sudo mv {node['data_directory']} {node['data_directory']}.old, then run the same command again."
+                f"sudo mv {node['data_directory']} {node['data_directory']}.old && sudo rm -f {marker_of(node)}, then run the same command again."
             )
 
 
@@ -231,6 +265,7 @@ def decide(nodes: dict[str, Node], names: list[str], declared: str) -> dict[str,
         if not writable:
             check_nothing_is_missing(nodes, primary)
         check_history(nodes, primary)
+        check_clones(nodes, primary)
     except Stop as stop:
         return {"action": "stop", "primary": None, "notices": [], "message": str(stop)}
     notices = []

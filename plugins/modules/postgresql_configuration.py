@@ -36,8 +36,8 @@ description:
     pg_hba_file_rules and pg_ident_file_mappings. If it objects, the old files come back.
   - Then it reloads, and a new connection is made. What only that finds out (no access rule for the superuser, a library
     that sessions cannot load) brings the old files back too, over the connection that was open before.
-  - A file that only a start would miss is looked for first: the libraries that settings preload and, with ssl, the
-    certificate and its key.
+  - A file that only a start would miss is looked for first, as are the libraries that settings preload and, with ssl,
+    the certificate and its key.
   - A server that has not read the newest file yet (an interrupted run) reloads too.
   - Says which settings wait for a restart, and whether this node should restart before or after its peers of the
     other role. Some limits must never be lower on a replica than on its primary.

@@ -177,6 +177,9 @@ select json_build_object(
       order by file_name, line_number), '[]') from pg_hba_file_rules where error is not null));
 """
 
+# What a copy of this server takes at least.
+SIZE_QUERY = "set statement_timeout = '5s'; select sum(pg_database_size(oid))::bigint from pg_database;"
+
 # What exporters say of themselves: an empty answer is a good one.
 FAILING_QUERY = (
     "pg_exporter_last_scrape_error != 0 or pg_exporter_user_queries_load_error != 0 "
@@ -345,10 +348,12 @@ def read_instance(module: AnsibleModule) -> dict[str, Any]:
         found["timeline"] = max(found["control"]["checkpoint_timeline"],
                                 found["control"].get("minimum_recovery_timeline") or 0, end_timeline or 0)
         found["history"] = read_history(wal_directory, found["timeline"])
-    # Debian's place of what the role replication writes, which it does only beside a cluster.
+    # Debian's place of what the role replication writes: the first beside a cluster, the second once this node has data of it.
     version, cluster = directory.rstrip("/").split("/")[-2:]
-    left = f"/etc/postgresql/{version}/{cluster}/conf.d/20-replication.conf"
-    found["left_behind"] = left if os.path.exists(left) else ""
+    for name, file in (("left_behind", "conf.d/20-replication.conf"), ("data_marker", "pgfleet-data")):
+        path = f"/etc/postgresql/{version}/{cluster}/{file}"
+        found[name] = path if os.path.exists(path) else ""
+    found["is_mount_point"] = os.path.ismount(directory)
     found["pid"] = postmaster(directory)
     found["running"] = found["pid"] is not None
     if found["running"]:
@@ -357,6 +362,9 @@ def read_instance(module: AnsibleModule) -> dict[str, Any]:
         if server:
             found["timeline"] = server["timeline"]
             found["history"] = read_history(wal_directory, server["timeline"])
+        if server and not server["in_recovery"]:
+            # None where it takes too long to add up.
+            found["database_bytes"] = query(module, "postgres", SIZE_QUERY)[0]
         if server and not server["in_recovery"] and module.params["database"]:
             tables, found["tables_error"] = query(module, module.params["database"], TABLES_QUERY)
             found["tables"] = tables or []

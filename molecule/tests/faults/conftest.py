@@ -35,6 +35,7 @@ class StandIns:
         self.fleet = fleet
         self.inventory = inventory
         self.data = Path(f"/var/lib/postgresql/{fleet.variables(fleet.group('postgres_cluster')[0])['postgresql_version']}/main")
+        self.marker = f"/etc/postgresql/{self.data.parent.name}/main/pgfleet-data"
         self.unit = f"postgresql@{self.data.parent.name}-main"
 
     def run(self, name: str, script: str) -> str:

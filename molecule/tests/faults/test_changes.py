@@ -89,7 +89,7 @@ def test_a_lost_slot_is_told_and_kept(stand_ins: Any, restore: Restore, fleet: F
 
     def clone_again() -> None:
         sql(f"SELECT pg_drop_replication_slot('{slot}')")
-        stand_ins.run(lost, f"mv {stand_ins.data} {stand_ins.data}.lost")
+        stand_ins.run(lost, f"mv {stand_ins.data} {stand_ins.data}.lost && rm {stand_ins.marker}")
         code, said = stand_ins.play("postgres.yml")
         assert code == 0, said
         stand_ins.run(lost, f"rm -rf {stand_ins.data}.lost")

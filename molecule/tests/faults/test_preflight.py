@@ -158,6 +158,24 @@ def test_a_cluster_whose_disks_are_not_mounted_is_not_begun_anew(stand_ins: Any,
         assert stand_ins.data.name not in stand_ins.run(name, f"ls {stand_ins.data.parent}").split()
 
 
+def test_a_replica_whose_disk_is_not_mounted_is_not_cloned_again(stand_ins: Any, restore: Restore, replica: str) -> None:
+    restore(lambda: stand_ins.put_back(replica))
+    stand_ins.set_aside(replica)
+    assert_stopped(stand_ins.play("postgres.yml"), f"{replica} holds no data, but did", "mounted?", f"type on {replica}: sudo rm {stand_ins.marker}")
+    assert stand_ins.data.name not in stand_ins.run(replica, f"ls {stand_ins.data.parent}").split()
+
+
+def test_a_clone_that_would_not_fit_is_refused_before_anything_is_copied(
+    stand_ins: Any, restore: Restore, primary: str, replica: str,
+) -> None:
+    place = stand_ins.data.parent
+    restore(lambda: stand_ins.run(replica, f"umount {place}; mv /run/marker {stand_ins.marker}; systemctl start {stand_ins.unit}"))
+    stand_ins.run(replica, f"systemctl stop {stand_ins.unit}; mv {stand_ins.marker} /run/marker; mount -t tmpfs -o size=16m none {place}")
+    assert_stopped(stand_ins.play("postgres.yml", "-e", "cluster_minimum_free_bytes=1"),
+                   f"{replica}: the databases of {primary} take", f"{stand_ins.data}, where they would be cloned to, has 16 MB free")
+    assert stand_ins.run(replica, f"ls -A {place}") == ""
+
+
 def test_a_directory_moved_away_under_a_running_server_stops_every_run(stand_ins: Any, restore: Restore, replica: str) -> None:
     restore(lambda: stand_ins.run(replica, f"mv {stand_ins.data}.kept {stand_ins.data}; systemctl restart {stand_ins.unit}"))
     stand_ins.run(replica, f"mv {stand_ins.data} {stand_ins.data}.kept")
