@@ -53,7 +53,6 @@ def test_a_whole_fleet_has_nothing_to_tell() -> None:
     ({"pg1__units": {"pgroute": UNIT | {"active": "failed"}}}, "pg1: service pgroute is failed, not running: systemctl status pgroute"),
     ({"pg1__units": {"pgroute": UNIT | {"enabled": False}}}, "pg1: service pgroute runs but would not start at boot: systemctl enable pgroute"),
     ({"pg1__not_ready": {"http://192.0.2.1/readyz": "503 no primary"}}, "pg1: http://192.0.2.1/readyz is not ready (503 no primary)."),
-    ({"pg1__tables_error": "canceling statement"}, "pg1: rows could not be counted (canceling statement)."),
     ({"pg2__server__pending_restart": ["max_connections"]}, "pg2: max_connections changed but wait for a restart: run playbooks/postgres.yml."),
     ({"pg2__server__hba_errors": ["pg_hba.conf:3: bad"]}, "pg2: an access rule is in error (pg_hba.conf:3: bad)."),
     ({"pg2__server__in_recovery": False}, "2 nodes accept writes instead of one (pg1, pg2)."),
@@ -92,6 +91,13 @@ def test_a_slot_of_nobody_and_another_primary_are_told_as_notices() -> None:
     assert status.notices(WHOLE, SLOTS, "pg1", []) == []
 
 
+def test_rows_that_could_not_be_counted_are_told_as_a_notice() -> None:
+    assert told(pg1__tables_error="canceling statement") == []
+    nodes = copy.deepcopy(WHOLE)
+    nodes["pg1"]["tables_error"] = "canceling statement"
+    assert status.notices(nodes, SLOTS, "pg1", []) == ["pg1: rows could not be counted, so the page shows no tables (canceling statement)."]
+
+
 def test_a_stopped_server_is_told_with_its_reason() -> None:
     assert "pg2: PostgreSQL does not answer (no server runs on /data)." in told(pg2__server={})
     assert "pg2: PostgreSQL does not answer (starting up)." in told(pg2__server={}, pg2__server_error="starting up")
@@ -124,9 +130,10 @@ def test_the_page_shows_what_is_down() -> None:
 
 
 def test_an_estimated_number_of_rows_says_so() -> None:
-    tables = [{"parent": "tbl", "table": "tbl_p0", "rows": 5000000, "estimated": True}, {"parent": "t", "table": "t", "rows": 7, "estimated": False}]
+    tables = [{"parent": "tbl", "table": "tbl_p0", "rows": 5000000, "estimated": True}, {"parent": "t", "table": "t", "rows": 7, "estimated": False},
+              {"parent": "u", "table": "u", "rows": None, "estimated": True}]
     rows = status.table_rows({"pg1": database() | {"tables": tables}})
-    assert rows[1:] == [["tbl", "tbl_p0", "5,000,000 (estimated)"], ["t", "-", "7"]]
+    assert rows[1:] == [["tbl", "tbl_p0", "5,000,000 (estimated)"], ["t", "-", "7"], ["u", "-", "not counted"]]
 
 
 @pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (999, "999 B"), (1234567, "1.2 MB"), (5e13, "50.0 TB"), (None, "?")])

@@ -44,8 +44,6 @@ def node_problems(name: str, node: Node, optional_units: list[str]) -> list[str]
     if not server:
         why = node.get("server_error") or f"no server runs on {node['data_directory']}"
         return [*problems, f"{name}: PostgreSQL does not answer ({why})."]
-    if node.get("tables_error"):
-        problems.append(f"{name}: rows could not be counted ({node['tables_error']}).")
     if server["pending_restart"]:
         problems.append(f"{name}: {', '.join(server['pending_restart'])} changed but wait for a restart: run playbooks/postgres.yml.")
     problems += [f"{name}: an access rule is in error ({error})." for error in server["hba_errors"]]
@@ -96,6 +94,9 @@ def notices(nodes: dict[str, Node], slots: dict[str, str], declared: str, option
         found += [f"{name}: the slot {slot['name']} belongs to no node of the inventory and holds WAL back; if nobody uses it: "
                   f"SELECT pg_drop_replication_slot('{slot['name']}')"
                   for slot in server.get("slots", []) if slot["type"] == "physical" and slot["name"] not in slots.values()]
+    # A table that is locked or large says nothing about the fleet's health.
+    found += [f"{name}: rows could not be counted, so the page shows no tables ({node['tables_error']})."
+              for name, node in sorted(nodes.items()) if node.get("tables_error")]
     absent: dict[str, list[str]] = {}
     for name, node in sorted(nodes.items()):
         for unit, state in sorted(node.get("units", {}).items()):
@@ -168,7 +169,8 @@ def table_rows(nodes: dict[str, Node]) -> list[list[str]]:
     for _, node in sorted(nodes.items()):
         for table in node.get("tables") or []:
             partition = table["table"] if table["table"] != table["parent"] else "-"
-            rows.append([table["parent"], partition, f"{table['rows']:,}" + (" (estimated)" if table["estimated"] else "")])
+            count = "not counted" if table["rows"] is None else f"{table['rows']:,}" + (" (estimated)" if table["estimated"] else "")
+            rows.append([table["parent"], partition, count])
     return rows
 
 

@@ -32,6 +32,19 @@ def test_every_promise_that_does_not_hold_is_named(
     assert f"{monitoring}: service prometheus-alertmanager is inactive" in said
 
 
+def test_a_locked_table_is_no_broken_promise(stand_ins: Any, restore: Callable[[Callable[[], object]], None], primary: str, database: str) -> None:
+    sql = f"runuser -u postgres -- psql -XAtq -d {database} -c"
+    locked = "from pg_locks where mode = 'AccessExclusiveLock' and relation = 'sales'::regclass"
+    # The unit ends with the server's side; stopped itself, it would leave that one asleep with its lock.
+    restore(lambda: stand_ins.run(primary, f'{sql} "select pg_terminate_backend(pid) {locked}"'))
+    stand_ins.run(primary, f"systemd-run -q --unit=lock {sql} 'begin; lock table sales; select pg_sleep(600)'; "
+                           f'until {sql} "select 1 {locked}" | grep -q 1; do :; done')
+    code, said = stand_ins.play("ops/status.yml")
+    assert code == 0, said
+    assert f"Notice: {primary}: rows could not be counted" in said
+    assert "canceling statement due to lock timeout" in said
+
+
 def test_a_fleet_of_which_a_node_does_not_answer_says_which(stand_ins: Any, restore: Callable[[Callable[[], object]], None]) -> None:
     client = stand_ins.fleet.group("routing_clients")[0]
     rule = "INPUT -p tcp --dport 22 -j REJECT --reject-with tcp-reset"
