@@ -56,6 +56,25 @@ def test_a_change_that_cannot_be_is_refused_before_anything_is_changed(
     assert files(stand_ins, fleet) == before
 
 
+@pytest.mark.parametrize(("newcomer", "arguments", "sentence"), [
+    ("pg_newcomer", [], 'The roles were not changed: role name "pg_newcomer" is reserved.'),
+    ("newcomer", ["--check"], "newcomer: password set"),
+])
+def test_what_is_wrong_with_a_role_is_told_without_a_secret(
+    stand_ins: Any, fleet: Fleet, primary: str, newcomer: str, arguments: list[str], sentence: str,
+) -> None:
+    variables = fleet.variables(primary)
+    password = "k7Qw2nFz9Lp4"
+    wanted = {"databases_roles": [*variables["databases_roles"], {"name": newcomer, "login": True}],
+              "databases_passwords": {**variables["databases_passwords"], newcomer: password}}
+    code, said = stand_ins.play("postgres.yml", "-vvv", "--diff", *arguments, "-e", json.dumps(wanted))
+    assert (code == 0) == bool(arguments)
+    assert sentence in said
+    assert "Make the replication role" in said
+    assert [name for name, secret in {**fleet.secrets, "newcomer": password}.items() if secret in said] == []
+    assert "SCRAM-SHA-256$" not in said
+
+
 def test_a_server_that_does_not_come_up_is_told_with_the_reason_in_its_log(
     stand_ins: Any, restore: Restore, fleet: Fleet, primary: str, replicas: list[str],
 ) -> None:
