@@ -53,6 +53,19 @@ def space_problems(node: str, wanted: list[dict[str, Any]], free: dict[str, int]
     ]
 
 
+def place_problems(node: str, address: str, state: dict[str, Any]) -> list[str]:
+    """An address that services could not listen on, and a place where no data directory can be renamed into."""
+    problems = []
+    if state.get("own_addresses"):
+        problems.append(f"{node}: {address} is none of its own addresses ({', '.join(state['own_addresses'])}), so no server could "
+                        f"listen there: set node_address of {node} in the inventory to the one at which the other nodes reach it.")
+    if state.get("is_mount_point") and state["data_directory_state"] != "cluster":
+        directory = str(state["data_directory"]).rstrip("/")
+        problems.append(f"{node}: {directory} is itself a mount point, but a new data directory is renamed into its place: "
+                        f"mount that disk on {directory.rpartition('/')[0]} instead.")
+    return problems
+
+
 def distribution_problems(node: str, facts: dict[str, Any], supported: list[str], repository: str | None) -> list[str]:
     """A distribution that we do not know, or one without the packages that are asked of it."""
     name = str(facts["ansible_distribution"])
@@ -80,6 +93,7 @@ class ActionModule(ActionBase):
         ports = arguments.pop("ports", [])
         directories = arguments.pop("directories", [])
         addresses = arguments.pop("addresses", [])
+        own_address = str(arguments.get("address") or "")
         arguments["ports"] = [entry["port"] for entry in ports]
         arguments["directories"] = [entry["path"] for entry in directories]
         node = self._task.delegate_to or variables.get("inventory_hostname", "")
@@ -105,6 +119,7 @@ class ActionModule(ActionBase):
             return self._silent(explain(node, address, user, state))
         problems = port_problems(node, ports, state["ports"], state.get("pid"))
         problems += space_problems(node, directories, state["free_bytes"])
+        problems += place_problems(node, own_address, state)
         if facts:
             problems += distribution_problems(node, facts, supported, repository)
         found = {key: value for key, value in state.items() if key not in ("invocation", "changed")}

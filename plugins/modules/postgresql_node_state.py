@@ -9,6 +9,7 @@ import glob
 import json
 import os
 import re
+import socket
 import struct
 import subprocess
 import time
@@ -54,6 +55,10 @@ options:
     type: list
     elements: int
     default: []
+  address:
+    description: The address at which other nodes reach this one; without it nothing is said about it.
+    type: str
+    default: ""
   directories:
     description: Paths whose free space is wanted; for one that does not exist yet, its nearest parent answers.
     type: list
@@ -117,6 +122,15 @@ not_ready:
   description: For each of the addresses that does not answer 200, what it said.
   type: dict
   returned: always
+own_addresses:
+  description: The host's addresses, where the address asked for is none of them; otherwise empty.
+  type: list
+  elements: str
+  returned: always
+is_mount_point:
+  description: Whether the data directory is itself a mount point.
+  type: bool
+  returned: with data_directory
 free_bytes:
   description: Free bytes for an ordinary user by directory.
   type: dict
@@ -439,6 +453,19 @@ def port_owners(ports: list[int]) -> dict[str, dict[str, Any]]:
     return owners
 
 
+def own_addresses(module: AnsibleModule, address: str) -> list[str]:
+    """The host's addresses where `address`, or what its name stands for, is none of them; nothing where it is."""
+    if not address:
+        return []
+    try:
+        for family, kind, protocol, _, place in socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM):
+            with socket.socket(family, kind, protocol) as attempt:
+                attempt.bind(place)
+        return []
+    except OSError:
+        return run(module, ["hostname", "-I"])[1].split() or ["none"]
+
+
 def free_bytes(path: str) -> int:
     """Free bytes for an ordinary user where this path is, or will be."""
     while not os.path.isdir(path) and path != "/":
@@ -518,6 +545,7 @@ def main() -> None:
             "user": {"type": "str", "default": "postgres"},
             "database": {"type": "str", "default": ""},
             "ports": {"type": "list", "elements": "int", "default": []},
+            "address": {"type": "str", "default": ""},
             "directories": {"type": "list", "elements": "path", "default": []},
             "units": {"type": "list", "elements": "str", "default": []},
             "prometheus_url": {"type": "str", "default": ""},
@@ -529,6 +557,7 @@ def main() -> None:
     result = {
         "changed": False,
         "ports": port_owners(module.params["ports"]),
+        "own_addresses": own_addresses(module, module.params["address"]),
         "free_bytes": {path: free_bytes(path) for path in module.params["directories"]},
     }
     result["units"] = unit_states(module, module.params["units"])

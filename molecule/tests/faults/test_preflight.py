@@ -80,6 +80,20 @@ def test_a_full_disk_is_told(stand_ins: Any, restore: Restore, replica: str) -> 
     assert_stopped(stand_ins.play("preflight.yml", "--limit", replica, "-e", wanted), f"{replica}: /mnt/data has 1 MB free and needs 500 MB")
 
 
+def test_an_address_that_is_not_the_nodes_own_is_told(stand_ins: Any, replica: str) -> None:
+    own = stand_ins.fleet.variables(replica)["node_address"]
+    wanted = '{"cluster_state_address": "192.0.2.77"}'
+    assert_stopped(stand_ins.play("preflight.yml", "--limit", replica, "-e", wanted),
+                   f"{replica}: 192.0.2.77 is none of its own addresses ({own}", f"set node_address of {replica}")
+
+
+def test_a_data_directory_that_is_itself_a_mount_point_is_told(stand_ins: Any, restore: Restore, replica: str) -> None:
+    restore(lambda: stand_ins.run(replica, f"umount {stand_ins.data}; mv /run/marker {stand_ins.marker}; systemctl start {stand_ins.unit}"))
+    stand_ins.run(replica, f"systemctl stop {stand_ins.unit}; mv {stand_ins.marker} /run/marker; mount -t tmpfs none {stand_ins.data}")
+    assert_stopped(stand_ins.play("preflight.yml", "--limit", replica),
+                   f"{replica}: {stand_ins.data} is itself a mount point", f"mount that disk on {stand_ins.data.parent} instead")
+
+
 def test_an_unsupported_distribution_is_told(stand_ins: Any) -> None:
     assert_stopped(stand_ins.play("preflight.yml", "-e", '{"cluster_state_distributions": ["Ubuntu 24.04"]}'), "supported are Ubuntu 24.04")
 
