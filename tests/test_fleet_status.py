@@ -91,6 +91,15 @@ def test_a_slot_of_nobody_and_another_primary_are_told_as_notices() -> None:
     assert status.notices(WHOLE, SLOTS, "pg1", []) == []
 
 
+def test_a_setting_that_outranks_the_playbook_is_told_as_a_notice() -> None:
+    nodes = copy.deepcopy(WHOLE)
+    nodes["pg2"]["server"]["altered"] = ["work_mem"]
+    assert status.problems(nodes, NAMES, SLOTS, JOBS, KNOWN, []) == []
+    (notice,) = status.notices(nodes, SLOTS, "pg1", [])
+    assert notice.startswith("pg2: work_mem was set by ALTER SYSTEM, which outranks postgresql_settings")
+    assert "on pg2, as postgres: psql -c 'ALTER SYSTEM RESET work_mem' -c 'SELECT pg_reload_conf()'" in notice
+
+
 def test_rows_that_could_not_be_counted_are_told_as_a_notice() -> None:
     assert told(pg1__tables_error="canceling statement") == []
     nodes = copy.deepcopy(WHOLE)

@@ -50,6 +50,7 @@ def preflight(folder: Path, content: dict[str, Any], *arguments: str) -> subproc
     (inventory(primaries=("pg1",), replicas=("pg1", "pg2")), [], "pg1 is in both postgres_primary and postgres_replicas"),
     (inventory(), ["-e", "cluster_state_postgresql_port=high"], "cluster_state_postgresql_port is 'high', but must be a whole number"),
     (inventory(), ["-e", "cluster_state_postgresql_repository=debian"], "must be one of distribution, pgdg, custom"),
+    (inventory(postgresql_settings={"max_slot_wal_keep_size": -1}), [], "postgresql_settings sets max_slot_wal_keep_size to -1"),
     (inventory(), ["-e", "node_address=192.0.2.1"], "pg1 and pg2 have the same address 192.0.2.1"),
     (inventory(), ["-e", "postgresql_prot=1", "--limit", "pg2", "--tags", "grafana"], "write postgresql_port"),
     (inventory(), ["-e", "postgresql_prot=1", "--skip-tags", "cluster_state"], "write postgresql_port"),
@@ -111,6 +112,14 @@ def test_the_check_costs_less_than_a_second() -> None:
 ])
 def test_a_wrong_group_is_told(groups: dict[str, list[str]], sentence: str) -> None:
     assert sentence in " ".join(check.group_problems(groups))
+
+
+@pytest.mark.parametrize(("settings", "unlimited", "refused"), [
+    ({"max_slot_wal_keep_size": -1}, False, True), ({"max_slot_wal_keep_size": "-1"}, False, True), ({"max_slot_wal_keep_size": -1}, True, False),
+    ({"max_slot_wal_keep_size": "10GB"}, False, False), ({}, False, False), (None, False, False),
+])
+def test_slots_without_a_limit_are_for_those_who_say_so(settings: Any, unlimited: bool, refused: bool) -> None:
+    assert bool(check.slot_problem(settings, unlimited)) is refused
 
 
 def test_right_groups_are_not_told() -> None:

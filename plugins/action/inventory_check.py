@@ -102,6 +102,16 @@ def node_problems(names: list[str], addresses: Mapping[str, str]) -> list[str]:
     return problems
 
 
+def slot_problem(settings: Any, unlimited: Any) -> str | None:
+    """Slots without a limit: a replica that stays away fills the primary's disk. Only whoever says so gets that."""
+    if not isinstance(settings, Mapping) or str(settings.get("max_slot_wal_keep_size", "")).strip() != "-1":
+        return None
+    if str(unlimited).lower() in ("true", "yes", "on", "1"):
+        return None
+    return ("postgresql_settings sets max_slot_wal_keep_size to -1, so that a replica which stays away would fill the primary's disk: "
+            "give a size, or set postgresql_unlimited_slots: true to have it so")
+
+
 def unknown_names(defined: Iterable[str], inputs: Iterable[str], read: Iterable[str], roles: Iterable[str],
                   settings: Iterable[str] = ()) -> dict[str, str | None]:
     """{misspelt name: what was probably meant}.
@@ -295,6 +305,12 @@ class ActionModule(ActionBase):
                 if problem and problem not in told:
                     told.add(problem)
                     problems.append(f"{problem}{where_defined(name, files, extra)}.")
+
+        for host in hosts:
+            problem = slot_problem(raw[host].get("postgresql_settings"), raw[host].get("postgresql_unlimited_slots", False))
+            if problem and problem not in told:
+                told.add(problem)
+                problems.append(f"{problem}{where_defined('max_slot_wal_keep_size', files, extra)}.")
 
         problems += self._secret_problems(groups, raw, files)
         return {"changed": False, "failed": bool(problems), "msg": "\n".join(problems)}

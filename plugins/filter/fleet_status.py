@@ -91,6 +91,10 @@ def notices(nodes: dict[str, Node], slots: dict[str, str], declared: str, option
     for name, server in ((name, server_of(node)) for name, node in sorted(nodes.items())):
         if server and not server["in_recovery"] and declared not in ("", name):
             found.append(f"The inventory names {declared} as primary, the cluster's primary is {name}.")
+        if server.get("altered"):
+            resets = " ".join(f"-c 'ALTER SYSTEM RESET {setting}'" for setting in server["altered"])
+            found.append(f"{name}: {', '.join(server['altered'])} was set by ALTER SYSTEM, which outranks postgresql_settings: put what shall "
+                         f"stay there, then on {name}, as postgres: psql {resets} -c 'SELECT pg_reload_conf()'")
         found += [f"{name}: the slot {slot['name']} belongs to no node of the inventory and holds WAL back; if nobody uses it: "
                   f"SELECT pg_drop_replication_slot('{slot['name']}')"
                   for slot in server.get("slots", []) if slot["type"] == "physical" and slot["name"] not in slots.values()]

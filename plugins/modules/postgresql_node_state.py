@@ -185,6 +185,8 @@ select json_build_object(
       'replay_lag_seconds', round(extract(epoch from replay_lag)::numeric, 3),
       'slot', (select slot_name from pg_replication_slots s where s.active_pid = r.pid))
       order by application_name), '[]') from pg_stat_replication r),
+  'altered', (select coalesce(json_agg(distinct name order by name), '[]')
+    from pg_file_settings where sourcefile like '%/postgresql.auto.conf'),
   'pending_restart', (select coalesce(json_agg(name order by name), '[]')
     from pg_settings where pending_restart),
   'hba_errors', (select coalesce(json_agg(format('%s:%s: %s', file_name, line_number, error)

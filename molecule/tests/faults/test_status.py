@@ -29,6 +29,7 @@ def test_every_promise_that_does_not_hold_is_named(
     assert f"{detached} streams through slot (none) instead of its own" in said or f"{detached} does not stream from {primary}" in said
     assert f"Notice: {primary}: the slot nobody belongs to no node of the inventory" in said
     assert f"{primary}: max_connections changed but wait" in said
+    assert f"Notice: {primary}: max_connections was set by ALTER SYSTEM" in said
     assert f"{monitoring}: service prometheus-alertmanager is inactive" in said
 
 
