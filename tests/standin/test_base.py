@@ -74,6 +74,14 @@ def mirror(standin: StandIn, tmp_path_factory: pytest.TempPathFactory) -> Mirror
     return Mirror(standin, Signer(tmp_path_factory.mktemp("signer") / "home"))
 
 
+def test_a_check_of_a_host_without_its_packages_ends_with_one_sentence(standin: StandIn) -> None:
+    run = standin.play("base", "--check", base_packages=["pgfleet-first", "python3"])
+    assert run.code != 0
+    assert "standin does not have pgfleet-first yet" in run.said
+    assert "run this without --check" in run.said
+    assert run.output.count("[ERROR]") == 1
+
+
 def test_a_mirror_without_an_address_is_told(mirror: Mirror) -> None:
     run = mirror.install("pgfleet-first", base_custom_uri="")
     assert run.code != 0
