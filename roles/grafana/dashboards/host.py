@@ -14,7 +14,7 @@ def build() -> dashboard.Dashboard:
               choice("node", "Node", 'label_values(pgfleet:inventory:node{cluster="$cluster"}, instance)'))
         .with_row(dashboard.Row("Now"))
         .with_panel(figure(
-            "Host", "Whether node_exporter answers.", f"pgfleet:node:up{{{NODE}}}", "none", words=ANSWERS))
+            "Host", "Whether node_exporter answers.", f'pgfleet:node:target_up{{job="node_exporter", {NODE}}}', "none", words=ANSWERS))
         .with_panel(figure(
             "Up for", "Time since the machine booted.", f"time() - pgfleet:node:boot_time_seconds{{{NODE}}}", "s"))
         .with_panel(figure(
