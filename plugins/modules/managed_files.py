@@ -7,6 +7,7 @@ import os
 import shlex
 import tempfile
 import time
+import urllib.request
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -34,6 +35,17 @@ options:
     description: A systemd unit that reads the files when it starts.
     type: str
     default: ""
+  also_read:
+    description: Other paths that the unit reads when it starts, such as a link to its program; a link's own age counts.
+    type: list
+    elements: str
+    default: []
+  load_time:
+    description:
+      - Where the running unit tells when it last loaded its configuration with success, for a unit that can reload.
+      - url is a page of metrics, metric the name of the one that holds that time in seconds since the epoch.
+    type: dict
+    default: {}
 author:
   - pgfleet
 """
@@ -48,6 +60,13 @@ unread_paths:
   description: >-
     Files that were written after the unit was started, by this run or by one that was interrupted before it could
     restart it; empty while the unit does not run.
+  returned: always
+  type: list
+  elements: str
+unloaded_paths:
+  description: >-
+    Files that were written after the unit last loaded its configuration; as unread_paths while it does not tell when.
+    Empty without load_time.
   returned: always
   type: list
   elements: str
@@ -130,14 +149,31 @@ def started_at(module: AnsibleModule, unit: str) -> float | None:
     return time.time() - time.monotonic() + int(told["ActiveEnterTimestampMonotonic"]) / 1e6
 
 
-def unread(module: AnsibleModule, changed: list[str]) -> list[str]:
+def loaded_at(url: str, metric: str) -> float | None:
+    """What a page of metrics says under this name; None when it says nothing."""
+    try:
+        # On its own node: no proxy is between.
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        return next((float(line.split()[1]) for line in lines if line.startswith(f"{metric} ")), None)
+    except (OSError, ValueError):
+        return None
+
+
+def written_since(paths: list[str], moment: float, changed: list[str]) -> list[str]:
+    return [path for path in paths if path in changed or (os.path.lexists(path) and os.lstat(path).st_mtime > moment)]
+
+
+def owed(module: AnsibleModule, changed: list[str]) -> dict[str, list[str]]:
+    """What the running unit has not read, and not loaded."""
+    files = [item["path"] for item in module.params["files"]]
     started = started_at(module, module.params["unit"]) if module.params["unit"] else None
     if started is None:
-        return []
-    return [
-        item["path"] for item in module.params["files"]
-        if item["path"] in changed or (os.path.exists(item["path"]) and os.path.getmtime(item["path"]) > started)
-    ]
+        return {"unread_paths": [], "unloaded_paths": []}
+    told = module.params["load_time"]
+    loaded = (loaded_at(told["url"], told["metric"]) or started) if told else None
+    return {"unread_paths": written_since(files + module.params["also_read"], started, changed),
+            "unloaded_paths": written_since(files, loaded, changed) if loaded else []}
 
 
 def main() -> None:
@@ -148,6 +184,8 @@ def main() -> None:
                       "options": {**ATTRIBUTES, "content": {"type": "str", "required": True},
                                   "validate": {"type": "str", "default": ""}}},
             "unit": {"type": "str", "default": ""},
+            "also_read": {"type": "list", "elements": "str", "default": []},
+            "load_time": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
     )
@@ -155,8 +193,7 @@ def main() -> None:
     missing = {item["path"] for item in module.params["directories"] + module.params["files"] if not os.path.exists(item["path"])}
     changed = [item["path"] for item in module.params["directories"] if make_directory(module, item)]
     changed += [item["path"] for item in module.params["files"] if write_file(module, item, diffs)]
-    module.exit_json(changed=bool(changed), changed_paths=changed, unread_paths=unread(module, changed),
-                     created_paths=sorted(missing), diff=diffs)
+    module.exit_json(changed=bool(changed), changed_paths=changed, created_paths=sorted(missing), diff=diffs, **owed(module, changed))
 
 
 if __name__ == "__main__":

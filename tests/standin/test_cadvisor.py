@@ -98,6 +98,16 @@ def test_service_is_confined(standin: StandIn) -> None:
     assert float(report.split("cadvisor.service:")[1].split()[0]) <= 4.0, report
 
 
+def test_a_restart_that_an_interrupted_run_still_owed_is_made(standin: StandIn, release: Release) -> None:
+    for owed in ("/etc/systemd/system/cadvisor.service", "-h /opt/cadvisor/current"):
+        before = standin.shell("systemctl show -P MainPID cadvisor")
+        standin.shell(f"touch {owed}")
+        run = standin.play("cadvisor", **release.inputs)
+        assert run.code == 0, run.output
+        assert standin.shell("systemctl show -P MainPID cadvisor") != before
+    assert standin.play("cadvisor", **release.inputs).changed == 0
+
+
 def test_new_archive_restarts_the_service(standin: StandIn, release: Release, tmp_path: Path) -> None:
     archive, sha256 = write_cadvisor(tmp_path, "2")
     run = standin.play("cadvisor", cadvisor_source="archive", cadvisor_archive=str(archive), cadvisor_archive_sha256=sha256)

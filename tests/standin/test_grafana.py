@@ -14,7 +14,7 @@ from helpers.programs import pack_grafana
 from helpers.standin import Run, StandIn
 
 UNREACHABLE = "https://127.0.0.1:1"
-FIRST_PASSWORD, SECOND_PASSWORD = "first-for-this-test", "second-for-this-test"
+FIRST_PASSWORD, SECOND_PASSWORD, THIRD_PASSWORD = "first-for-this-test", "second-for-this-test", "third-for-this-test"
 
 
 class Life:
@@ -147,6 +147,28 @@ def test_changed_setting_restarts_the_service(life: Life) -> None:
     assert life.machine.shell("cat /var/lib/grafana/secret_key") == key
 
 
+def test_a_restart_that_an_interrupted_run_still_owed_is_made(life: Life) -> None:
+    before = life.pid()
+    life.machine.shell("touch /etc/grafana/grafana.ini")
+    run = life.run()
+    assert run.code == 0, run.output
+    assert life.pid() != before
+    assert life.run().changed == 0
+
+
+def test_a_new_password_that_grafana_did_not_take_is_told_again(life: Life) -> None:
+    told = "/var/lib/grafana/password-set-by-cli"
+    life.machine.shell(f"mkdir {told}")
+    run = life.run(grafana_admin_password=THIRD_PASSWORD)
+    life.machine.shell(f"rmdir {told}")
+    assert run.code != 0
+    run = life.run()
+    assert run.code == 0, run.output
+    assert life.machine.shell(f"cat {told}") == THIRD_PASSWORD
+    assert life.machine.shell("cat /etc/grafana/admin_password") == THIRD_PASSWORD
+    assert life.run().changed == 0
+
+
 def test_changed_password_is_told_to_grafana(life: Life) -> None:
     run = life.run(grafana_admin_password=SECOND_PASSWORD)
     assert run.code == 0, run.output
@@ -162,7 +184,16 @@ def test_new_archive_replaces_the_old_one_atomically(life: Life) -> None:
     assert life.machine.shell("ls -A /opt/grafana").split() == sorted([life.old[1], life.new[1], "current"])
 
 
+def test_a_version_that_an_interrupted_run_left_unstarted_is_started(life: Life) -> None:
+    life.machine.shell(f"cd /opt/grafana; ln -s {life.old[1]} next; mv -T next current; touch -h -d '1 hour ago' current; systemctl restart grafana-server")
+    life.machine.shell(f"cd /opt/grafana; ln -s {life.new[1]} next; mv -T next current")
+    run = life.run()
+    assert run.code == 0, run.output
+    assert life.health(3100)["version"] == "not Grafana, 2"
+
+
 def test_no_password_is_in_any_output_or_journal(life: Life) -> None:
     text = "\n".join(run.output for run in life.runs) + life.machine.shell("journalctl --no-pager --output=cat")
     assert FIRST_PASSWORD not in text
     assert SECOND_PASSWORD not in text
+    assert THIRD_PASSWORD not in text
