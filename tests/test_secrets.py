@@ -86,3 +86,8 @@ def test_no_package_registry_is_named_by_its_host() -> None:
 
 def test_no_path_of_one_machine_is_written_down() -> None:
     assert lines_with(r"(^|[\s\"'=:(])/(work|farm|root)/|/tmp/(av|bash_jobs)\b|/home/(?!deploy\b)\w+/") == []
+
+
+def test_a_rotated_password_reaches_the_client_right_after_the_server() -> None:
+    tiers = [play["ansible.builtin.import_playbook"] for play in read_yaml(ROOT / "playbooks/site.yml")]
+    assert tiers[tiers.index("tiers/postgres.yml") + 1] == "tiers/client.yml"
