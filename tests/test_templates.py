@@ -19,6 +19,9 @@ from helpers.repository import ROOT, inventories, roles
 # What roles learn from the machines before they write a file: {role: {register or fact: an answer}}.
 ANSWERS: dict[str, dict[str, Any]] = {
     "base": {"__base_policy": {"stdout": " 500 https://mirror.example/debian trixie/main amd64 Packages\n"}},
+    "postgres_exporter": {"__postgres_exporter_help": {"stdout": "", "stderr": (
+        "  -h, --help                     Show help.\n      --config.file=\"postgres_exporter.yml\"  \n"
+        "      --[no-]collector.postmaster  \n      --collector.stat_statements  \n")}},
 }
 
 every_role = pytest.mark.parametrize("role", [role for role in roles() if (ROOT / "roles" / role / "tasks").is_dir()])
@@ -52,7 +55,7 @@ def parse(file: Written) -> None:
     elif path.endswith(("pg_hba.conf", "pg_ident.conf")):
         for line in settings(file.content):
             assert re.match(r"(local|host|hostssl|hostnossl|hostgssenc)\s+\S+\s+\S+\s+", line), line
-    elif "postgresql" in path and path.endswith(".conf"):
+    elif path.startswith("/etc/postgresql/") and path.endswith(".conf"):
         for line in settings(file.content):
             assert re.match(r"[a-z_.]+ *= *('([^']|'')*'|[\w.+-]+)\s*(#.*)?$", line), line
     elif path.endswith(".sources"):
@@ -150,3 +153,18 @@ def main(inventory: str) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1])
+
+
+def test_an_exporter_gets_no_option_that_it_does_not_know() -> None:
+    options = {file.path: file.content for file in written("inventories/docker.yml", "postgres_exporter")}["/etc/default/prometheus-postgres-exporter"]
+    assert re.findall(r"--(?:no-)?collector\.(\w+)", options) == ["postmaster", "stat_statements"]
+    assert "--config.file=" in options
+
+
+def test_an_exporter_older_than_its_configuration_is_given_none() -> None:
+    told = {"__postgres_exporter_help": {"stdout": "", "stderr": "  --web.listen-address=\":9187\"  Address\n"}}
+    files = {file.path: file.content for file in files_of(_fleet("inventories/docker.yml"), "postgres_exporter", told)}
+    options = files["/etc/default/prometheus-postgres-exporter"]
+    assert "collector" not in options
+    assert "--config.file" not in options
+    assert options.rstrip().endswith('"')
