@@ -1,6 +1,7 @@
 """Database nodes: the version, the settings and the access rules of every server."""
 
 import functools
+import re
 
 import pytest
 
@@ -131,3 +132,36 @@ def test_a_role_without_a_rule_is_rejected(fleet: Fleet, name: str, variables: V
     refused = fleet.node(name).run(f"env -C / sudo -u postgres psql -w -p {port} -U stranger -d postgres -c 'SELECT 1'")
     assert refused.rc != 0
     assert "pg_hba.conf rejects connection" in refused.stderr
+
+
+def test_old_logs_are_removed_by_the_host(fleet: Fleet, name: str, variables: Variables) -> None:
+    days = int(variables["postgresql_log_days"])
+    log = "/var/log/postgresql/postgresql-{}-{}".format(variables["postgresql_version"], variables["postgresql_cluster"])
+    kept, gone, first = f"{log}-test-kept.log", f"{log}-test-gone.log", f"{log}.log"
+    host = fleet.node(name)
+    since = host.check_output("stat --format %%Y %s", first)
+    try:
+        host.run_expect([0], "touch -d '%s days ago' %s", str(days - 1), kept)
+        host.run_expect([0], "touch -d '%s days ago' %s %s", str(days + 1), gone, first)
+        # What its timer does once a day; a duplicate line is told on the way and does not count.
+        host.run("systemd-tmpfiles --clean --prefix=/var/log/postgresql")
+        assert [host.file(path).exists for path in (kept, gone, first)] == [True, False, True]
+    finally:
+        host.run_expect([0], "rm -f %s %s", kept, gone)
+        host.run_expect([0], "touch -d @%s %s", since, first)
+    assert host.check_output("systemctl is-active systemd-tmpfiles-clean.timer") == "active"
+
+
+def test_unattended_upgrades_leave_the_server_alone(fleet: Fleet, name: str, variables: Variables) -> None:
+    left = fleet.run(name, ["apt-config", "dump", "--format", "%v%n", "Unattended-Upgrade::Package-Blacklist"]).stdout.split()
+    package = f"postgresql-{variables['postgresql_version']}"
+    assert any(re.match(pattern, package) for pattern in left), left
+    assert not any(re.match(pattern, f"{package}-pgvector") for pattern in left), left
+
+
+def test_needrestart_leaves_the_server_alone(fleet: Fleet, name: str, variables: Variables) -> None:
+    unit = f"postgresql@{variables['postgresql_version']}-{variables['postgresql_cluster']}.service"
+    # As needrestart reads it: Perl that sets a table of patterns.
+    asked = """our %nrconf; do "/etc/needrestart/conf.d/pgfleet-postgresql.conf"; die $@ if $@;
+        for my $unit (@ARGV) { print "$unit\\n" if grep { $unit =~ $_ && !$nrconf{override_rc}{$_} } keys %{$nrconf{override_rc}} }"""
+    assert fleet.run(name, ["perl", "-e", asked, unit, "ssh.service"]).stdout.split() == [unit]
