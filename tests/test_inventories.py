@@ -205,3 +205,15 @@ def test_no_node_is_primary_before_the_preflight_has_asked(inventory: str) -> No
     for name in ("postgresql_is_primary", "postgresql_initialise", "replication_primary_name"):
         with pytest.raises(Unresolvable, match="this run skipped the preflight"):
             fleet.resolve(known[name], known)
+
+
+def test_a_production_fleet_whose_alerts_reach_nobody_says_so() -> None:
+    def notices(name: str, **settings: str) -> list[str]:
+        inventory = Inventory(ROOT / name)
+        known = {**inventory.variables(inventory.hosts[0]), **settings}
+        return list(inventory.resolve(known["fleet_status_notices"], known))
+
+    (told,) = notices("inventories/production.example.yml")
+    assert "alertmanager_receiver" in told
+    assert notices("inventories/production.example.yml", alertmanager_receiver="webhook") == []
+    assert notices("inventories/docker.yml") == []
