@@ -16,6 +16,7 @@ from helpers.repository import ROOT
 from helpers.standin import Run, StandIn
 
 MIRROR = "/srv/mirror"
+POLICY = "/usr/sbin/policy-rc.d"
 SOURCE = "/etc/apt/sources.list.d/pgfleet-postgresql.sources"
 CONTROL = """\
 Package: {name}
@@ -61,8 +62,8 @@ class Mirror:
         signed = self.signer.gpg("--clearsign", text=release).decode()
         self.machine.shell(f"cat > {MIRROR}/dists/fleet/InRelease <<'END'\n{signed}END")
 
-    def install(self, *packages: str, key: Path | None = None, **inputs: object) -> Run:
-        return self.machine.play("base", **{
+    def install(self, *packages: str, key: Path | None = None, check: bool = False, **inputs: object) -> Run:
+        return self.machine.play("base", *(["--check"] if check else []), **{
             "base_repository": "custom", "base_custom_uri": f"file://{MIRROR}", "base_custom_suite": "fleet",
             "base_custom_key_file": str(key or self.signer.key), "base_packages": list(packages), **inputs})
 
@@ -111,6 +112,26 @@ def test_fresh_lists_without_a_package_are_fetched_again(mirror: Mirror) -> None
     mirror.offer("pgfleet-second")
     run = mirror.install("pgfleet-second")
     assert run.code == 0, run.output
+
+
+def test_what_a_killed_installation_left_is_put_right(mirror: Mirror) -> None:
+    mirror.machine.shell(f"dpkg --unpack {MIRROR}/pgfleet-second.deb; printf '#!/bin/sh\\nexit 101\\n' > {POLICY}; chmod 755 {POLICY}")
+    assert mirror.machine.shell("dpkg-query --show --showformat '${db:Status-Abbrev}' pgfleet-second") == "iU"
+    told = mirror.install("pgfleet-second", check=True)
+    assert told.code == 0, told.output
+    assert mirror.machine.shell(f"ls {POLICY}") == POLICY
+    run = mirror.install("pgfleet-second")
+    assert run.code == 0, run.output
+    assert mirror.machine.shell("dpkg-query --show --showformat '${db:Status-Abbrev}' pgfleet-second") == "ii"
+    assert mirror.machine.shell(f"ls {POLICY} || true") == ""
+    assert mirror.install("pgfleet-second").changed == 0
+
+
+def test_somebody_elses_rule_about_services_stays(mirror: Mirror) -> None:
+    mirror.machine.shell(f"printf '#!/bin/sh\\n# ours\\nexit 101\\n' > {POLICY}")
+    run = mirror.install("pgfleet-second")
+    assert (run.code, run.changed) == (0, 0), run.output
+    mirror.machine.shell(f"rm {POLICY}")
 
 
 def test_the_key_of_the_postgresql_project_is_the_one_that_debian_ships(mirror: Mirror) -> None:
