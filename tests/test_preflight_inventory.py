@@ -34,7 +34,8 @@ def inventory(*, primaries: tuple[str, ...] = ("pg1",), replicas: tuple[str, ...
 def preflight(folder: Path, content: dict[str, Any], *arguments: str) -> subprocess.CompletedProcess[str]:
     path = folder / "inventory.yml"
     path.write_text(yaml.safe_dump(content))
-    (folder / "group_vars").symlink_to(ROOT / "group_vars")
+    if not (folder / "group_vars").exists():
+        (folder / "group_vars").symlink_to(ROOT / "group_vars")
     return subprocess.run(
         [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(path), "playbooks/preflight.yml", *arguments],
         cwd=ROOT, capture_output=True, text=True, check=False,
@@ -91,6 +92,34 @@ def test_a_placeholder_in_production_is_told_without_its_value(tmp_path: Path) -
     assert "vault_grafana_admin_password is empty" in told
     assert "vault_app_rw_password" not in told
     assert not [value for value in ("change_me_soon", GOOD_SECRET, "abc123") if value in told]
+
+
+@pytest.mark.parametrize(("content", "plain"), [
+    (f"---\nvault_app_rw_password: {GOOD_SECRET}\n", True),
+    ("$ANSIBLE_VAULT;1.1;AES256\n6162\n", False),
+    ("vault_app_rw_password: !vault |\n  $ANSIBLE_VAULT;1.1;AES256\n  6162\n", False),
+    ("# nothing yet\n", False),
+])
+def test_a_vault_file_that_is_not_encrypted_is_refused(content: str, plain: bool) -> None:
+    files = {ROOT / "group_vars/env_production/vault.yml": content, ROOT / "group_vars/env_production/vault.example.yml": "vault_a: <a>\n"}
+    assert check.vault_problems(files) == (
+        ["group_vars/env_production/vault.yml is not encrypted: ansible-vault encrypt group_vars/env_production/vault.yml"] if plain else [])
+
+
+def test_an_open_vault_file_ends_the_run_before_any_node_is_contacted(tmp_path: Path) -> None:
+    content = inventory(ansible_host="{{ inventory_hostname }}")
+    content["all"]["children"]["env_production"] = content["all"]["children"].pop("env_docker")
+    (tmp_path / "group_vars/env_production").mkdir(parents=True)
+    for name in ("all", "monitoring.yml", "postgres_cluster.yml", "routing_clients.yml", "env_production/secrets.yml"):
+        (tmp_path / "group_vars" / name).symlink_to(ROOT / "group_vars" / name)
+    (tmp_path / "group_vars/env_production/vault.yml").write_text("".join(
+        f"vault_{name}: {GOOD_SECRET}\n" for name in ("replicator_password", "app_rw_password", "app_ro_password", "grafana_admin_password")))
+    ended = preflight(tmp_path, content)
+    told = " ".join((ended.stdout + ended.stderr).split())
+    assert ended.returncode != 0
+    assert "vault.yml is not encrypted: ansible-vault encrypt" in told
+    assert GOOD_SECRET not in told
+    assert ended.stdout.count("changed=0") == ended.stdout.count("changed=") == 1
 
 
 def test_the_check_costs_less_than_a_second() -> None:

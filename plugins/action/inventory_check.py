@@ -41,6 +41,7 @@ PLACEHOLDER = re.compile(r"change[-_ ]?me|example|placeholder|replace[-_ ]?me|to
 
 KEY = re.compile(r"^\s*(?:- )?[{]?\s*[\"']?([A-Za-z_]\w*)[\"']?:", re.MULTILINE)
 SETTING = re.compile(r"^([a-z]\w*):", re.MULTILINE)
+OPEN_SECRET = re.compile(r"^vault_\w+:[ \t]*(?!!vault)\S", re.MULTILINE)
 WORD = re.compile(r"[a-z_][a-z0-9_]{3,}")
 
 
@@ -179,6 +180,16 @@ def secret_problem(name: str, value: str | None, file: str) -> str | None:
     else:
         return None
     return f"The production secret {name} {why}: set it with ansible-vault edit {file}"
+
+
+def vault_problems(files: Mapping[Path, str]) -> list[str]:
+    """Vault files of production in which a secret can be read by anyone who has the file."""
+    problems = []
+    for path, text in files.items():
+        if path.parent.name == "env_production" and path.name == "vault.yml" and OPEN_SECRET.search(text):
+            shown = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+            problems.append(f"{shown} is not encrypted: ansible-vault encrypt {shown}")
+    return problems
 
 
 def collection_problems(required: Mapping[str, str], installed: Mapping[str, str | None]) -> list[str]:
@@ -321,7 +332,7 @@ class ActionModule(ActionBase):
             return []
         wanted = sorted({name for path, text in files.items() if path.parent.name == "env_production"
                          for name in re.findall(r"\{\{\s*(vault_\w+)", text)})
-        problems = []
+        problems = vault_problems(files)
         for name in wanted:
             value = raw[production[0]].get(name)
             try:
