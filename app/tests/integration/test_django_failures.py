@@ -7,6 +7,8 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
+from threading import Thread
 
 import pytest
 from django.db import DataError, InternalError, OperationalError, connections, transaction
@@ -235,3 +237,55 @@ def test_a_transaction_on_a_primary_that_is_none_any_more_says_so() -> None:
         User.objects.create(first_name="Too late")
         router().cut_writes("pg1")
         User.objects.create(first_name="Later")
+
+
+# Threads that end without closing anything
+
+
+@pytest.mark.parametrize("alias", ["default", "replica"])
+def test_threads_that_close_nothing_leave_their_place_to_others(
+    servers: Servers, alias: str
+) -> None:
+    close_router()
+    few = servers.settings(pool_max_size=2, checkout_timeout_seconds=3)
+    with project(few, __name__), visit(node="pg2"):
+        for _ in range(5):
+            thread = Thread(target=copy_context().run, args=[execute, "select 1"],
+                            kwargs={"alias": alias})  # fmt: skip
+            thread.start()
+            thread.join()
+        execute("select 1", alias=alias)
+        connections[alias].close()
+        eventually(lambda: not router().busy(), what="no connection is held")
+
+
+def test_a_thread_whose_connection_was_cut_leaves_its_place(servers: Servers) -> None:
+    close_router()
+    with project(servers.settings(pool_max_size=1, checkout_timeout_seconds=3), __name__):
+
+        def late() -> None:
+            execute("select 1")
+            cut()
+
+        thread = Thread(target=late)
+        thread.start()
+        thread.join()
+        execute("select 1")
+
+
+def test_a_connection_that_a_thread_shares_outlives_it() -> None:
+    found: list[object] = []
+
+    def share() -> None:
+        execute("select 1")
+        connections["default"].inc_thread_sharing()
+        found.append(connections["default"])
+
+    thread = Thread(target=share)
+    thread.start()
+    thread.join()
+    (shared,) = found
+    with shared.cursor() as cursor:  # type: ignore[attr-defined]
+        cursor.execute("select 2")
+    shared.close()  # type: ignore[attr-defined]
+    eventually(lambda: not router().busy(), what="no connection is held")

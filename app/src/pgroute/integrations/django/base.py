@@ -16,7 +16,7 @@ from django.db.utils import OperationalError
 from pgroute.errors import CommitUnknown, DeadlineExceeded, PgrouteError, TokenError
 from pgroute.integrations.django.creation import DatabaseCreation
 from pgroute.integrations.django.errors import Errors
-from pgroute.integrations.django.leases import router
+from pgroute.integrations.django.leases import router, unless_ended
 from pgroute.integrations.django.routing import REPLICA, current_visit, give_back
 from pgroute.routing.commit import Commit
 from pgroute.routing.ending import ending_failed
@@ -36,6 +36,7 @@ class DatabaseWrapper(PostgresqlWrapper):  # type: ignore[misc]
     run_commit_hooks_on_set_autocommit_on: bool
     run_on_commit: list[Any]
     _lease: Any = None
+    _give_up: Any = None  # of the lease
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -59,6 +60,7 @@ class DatabaseWrapper(PostgresqlWrapper):  # type: ignore[misc]
             here.wrote = True
         self.isolation_level = IsolationLevel.READ_COMMITTED
         self._lease = lease
+        self._give_up = unless_ended(self, lease)
         return connection
 
     def check_database(self, wanted: str) -> None:
@@ -91,13 +93,20 @@ class DatabaseWrapper(PostgresqlWrapper):  # type: ignore[misc]
         lease = self._lease
         if lease is None or not _is_lost(lease):
             return error
-        self._lease = None
+        self._take_lease()
         self.errors_occurred = True
         try:
             lease.__exit__(type(error), error, None)
         except PgrouteError as told:
             return told
         return error
+
+    def _take_lease(self) -> Any:
+        """The lease, for whoever ends it now."""
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            self._give_up.detach()
+        return lease
 
     def _execute(self, execute: Callable[..., Any], sql: Any, *how: Any) -> Any:
         """Run a statement. CommitUnknown when the answer to a write that commits is lost."""
@@ -142,7 +151,7 @@ class DatabaseWrapper(PostgresqlWrapper):  # type: ignore[misc]
                 self.connection.close()  # an interrupt: it stays here, so it is nobody else's
             elif not _is_lost(lease):
                 raise  # the server's answer: the connection goes on
-            self._lease = None
+            self._take_lease()
             self.errors_occurred = True
             router.drive(ending_failed(router, lease, commit, error))
         else:
@@ -156,7 +165,7 @@ class DatabaseWrapper(PostgresqlWrapper):  # type: ignore[misc]
                 raise
 
     def _close(self) -> None:
-        lease, self._lease = self._lease, None
+        lease = self._take_lease()
         connection, self.connection = self.connection, None
         if lease is not None:
             _end(lease, connection, autocommit=self.alias == REPLICA)

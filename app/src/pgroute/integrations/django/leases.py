@@ -5,7 +5,9 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+import weakref
 from datetime import UTC
+from queue import SimpleQueue
 from typing import Any
 
 from django.conf import settings
@@ -24,6 +26,8 @@ from pgroute.observing.timing import Stopwatch, timed
 
 _lock = threading.Lock()
 _router: Router | None = None
+# Leases that nobody has ended. Simple: the garbage collector may fill it at any moment.
+_abandoned: SimpleQueue[Any] = SimpleQueue()
 
 
 def router() -> Router:
@@ -38,6 +42,9 @@ def router() -> Router:
             cursor = _cursor(made.observer)
             made.open()
             atexit.register(made.close)
+            threading.Thread(
+                target=_end_abandoned, args=(_abandoned,), name="pgroute-django", daemon=True
+            ).start()
             _router = made
         return _router
 
@@ -49,7 +56,46 @@ def close_router() -> None:
         found, _router = _router, None
     if found is not None:
         atexit.unregister(found.close)
+        _abandoned.put(None)
         found.close()
+
+
+class _Thread:
+    """Gone with its thread: what the thread has leased then ends, but for what it shares."""
+
+    def __init__(self) -> None:
+        self.leased: dict[str, tuple[weakref.ref[Any], weakref.finalize[Any, Any]]] = {}
+
+    def __del__(self) -> None:
+        for found, give_up in self.leased.values():
+            wrapper = found()
+            if wrapper is None or not wrapper.allow_thread_sharing:
+                give_up()
+
+
+class _Threads(threading.local):
+    def __init__(self) -> None:
+        self.this = _Thread()
+
+
+_threads = _Threads()
+
+
+def unless_ended(wrapper: Any, lease: Any) -> weakref.finalize[Any, Any]:
+    """Give a lease up with Django's connection or its thread, unless what this returns is detached.
+
+    Whoever uses the ORM in a thread of their own forgets to close, and the pool's place with it.
+    """
+    give_up = weakref.finalize(wrapper, _abandoned.put, lease)
+    give_up.atexit = False
+    _threads.this.leased[wrapper.alias] = weakref.ref(wrapper), give_up
+    return give_up
+
+
+def _end_abandoned(leases: SimpleQueue[Any]) -> None:
+    for lease in iter(leases.get, None):
+        lease.pool.in_flight.pop(lease, None)
+        lease.pool.discard(lease.connection)
 
 
 def _settings() -> Settings:
@@ -84,8 +130,8 @@ def _dress(connection: Any, cursor: type[Any]) -> None:
 
 def _after_fork() -> None:
     """A child has neither the parent's threads nor a right to its sockets: it opens its own."""
-    global _lock, _router
-    _lock, _router = threading.Lock(), None
+    global _lock, _router, _abandoned
+    _lock, _router, _abandoned = threading.Lock(), None, SimpleQueue()
 
 
 os.register_at_fork(after_in_child=_after_fork)
