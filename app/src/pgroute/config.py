@@ -203,6 +203,11 @@ class Settings(BaseModel):
             parts = service_of(name) | parts
         if "password" in parts:
             raise ConfigurationError("the DSN holds a password: put it into a passfile instead")
+        if "sslpassword" in parts:
+            raise ConfigurationError(
+                "the DSN holds the password of a client key: use a key without one, readable by "
+                "its user alone"
+            )
         if mine := sorted(_OWN_BUSINESS & parts.keys()):
             raise ConfigurationError(f"the DSN sets {mine[0]}, which pgroute decides itself")
         return parts
@@ -337,6 +342,11 @@ def check_passfile(path: Path) -> None:
 
 
 def _parse_nodes(text: str) -> tuple[Node, ...]:
+    if "@" in text or "://" in text:  # not quoted: it may hold a password
+        raise ConfigurationError(
+            f"{_PREFIX}NODES holds a DSN: a DSN belongs into {_PREFIX}DSN, and a password into a "
+            "passfile"
+        )
     nodes = []
     for item in text.split(","):
         name, equals, address = item.strip().partition("=")

@@ -94,6 +94,15 @@ def test_bad_environment_gets_a_sentence(change: dict[str, str], sentence: str) 
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    "nodes", ["postgresql://app:secret@pg1", "app:secret@pg1:5432", "pg2,a=app:sec,secret@pg1"]
+)
+def test_a_dsn_in_the_place_of_nodes_is_not_quoted(nodes: str) -> None:
+    with pytest.raises(ConfigurationError, match="a DSN belongs into PGROUTE_DSN") as raised:
+        Settings.from_environment(ENVIRONMENT | {"PGROUTE_NODES": nodes})
+    assert "sec" not in str(raised.value)
+
+
 def test_passfile_that_others_can_read_is_refused(tmp_path: Path) -> None:
     passfile = tmp_path / "passfile"
     passfile.touch(mode=0o600)
@@ -130,6 +139,7 @@ def test_nodes_on_one_host_are_named_by_their_ports() -> None:
         ("host=a,b port=1,2,3 user=u dbname=d", "the DSN has 2 hosts and 3 ports"),
         ("host=a user=u dbname=d target_session_attrs=primary", "target_session_attrs"),
         ("host=a user=u dbname=d hostaddr=127.0.0.1", "the DSN sets hostaddr"),
+        ("host=a user=u dbname=d sslpassword=secret", "the DSN holds the password of a client key"),
         ("postgresql://[", "the DSN cannot be read"),
         ("postgresql://app:s%zz@h/db", "the DSN cannot be read: invalid percent-encoded"),
         ("postgresql://app:a secret@h/db", "the DSN cannot be read: "),
