@@ -28,7 +28,8 @@ _Unit: TypeAlias = tuple[tuple[Leaf, ...], float]
 @dataclass(frozen=True, slots=True)
 class LeafSize:
     """One leaf. ``share`` and ``expected`` are parts of its group (see Group), ``expected`` only
-    where a hash deals the rows out. ``rows`` is None when PostgreSQL has no estimate yet."""
+    where a hash deals the rows out. ``rows`` is None when PostgreSQL has no estimate yet, and
+    then no leaf of the group has a share."""
 
     leaf: Leaf
     rows: int | None
@@ -120,7 +121,9 @@ def weigh(
     share: dict[Leaf, float] = {}
     for level, units in _groups(layout.root):
         counts = [_sum([rows[leaf] for leaf in leaves]) for leaves, _ in units]
-        total = sum(count for count in counts if count is not None)
+        known = [count for count in counts if count is not None]
+        # The share of what is known would be no share of the whole.
+        total = sum(known) if len(known) == len(counts) else 0
         whole = sum(part for _, part in units)
         shares = [part / whole for _, part in units]
         for (leaves, _), count, part in zip(units, counts, shares, strict=True):
@@ -128,8 +131,7 @@ def weigh(
                 expected[leaves[0]] = part
                 if count is not None and total:
                     share[leaves[0]] = count / total
-        known = [count for count in counts if count is not None]
-        if total and len(known) == len(units) > 1:
+        if total and len(units) > 1:
             groups.append(_group(level.label, known, shares))
     return Skew(
         layout.table,
