@@ -177,8 +177,10 @@ def explaining(
     big_bytes: int = BIG_BYTES,
 ) -> Steps:
     """The questions to the server, one by one, without asking them: for both fronts."""
-    named = _names_in_one_statement(sql)
-    decision = (statements or Statements()).decide(sql)
+    known = statements or Statements()
+    conforming = known.catalog is not None and known.catalog.conforming_strings
+    named = _names_in_one_statement(sql, conforming=conforming)
+    decision = known.decide(sql)
     if analyze and decision.route is not Route.REPLICA:
         raise NotExplained(f"ANALYZE would run the statement, and: {decision.reason}")
     options = "analyze, buffers off, format json" if analyze else "format json"
@@ -194,10 +196,13 @@ def explaining(
 # What the statement names
 
 
-def _names_in_one_statement(sql: str) -> list[str]:
-    """The relations that the text names; raises NotExplained unless it is one statement."""
+def _names_in_one_statement(sql: str, *, conforming: bool) -> list[str]:
+    """The relations that the text names; raises NotExplained unless it is one statement.
+
+    ``conforming``: the server is known to take a backslash in a plain string for itself.
+    """
     try:
-        found = list(cut(tokens(sql)))
+        found = list(cut(tokens(sql, conforming_strings=conforming)))
     except Unsure as unsure:
         raise NotExplained(f"the statement is not clear: {unsure}") from None
     if len(found) != 1:

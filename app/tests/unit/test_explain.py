@@ -45,11 +45,13 @@ class Server:
         return self.run(sql, params)
 
 
-def known() -> Statements:
+def known(**change: Any) -> Statements:
     found = Statements()
     relations = [{"name": "events", "kind": "r"}]
     found.refresh(
-        lambda sql: [("1",)] if sql == queries.PROBE else [(answer(builtin_relations=relations),)]
+        lambda sql: (
+            [("1",)] if sql == queries.PROBE else [(answer(builtin_relations=relations, **change),)]
+        )
     )
     return found
 
@@ -166,6 +168,24 @@ def test_what_could_do_harm_is_not_asked(sql: str, analyze: bool, why: str) -> N
     with pytest.raises(NotExplained, match=why):
         explain(sql, None, server.run, statements=known(), analyze=analyze)
     assert server.asked == []
+
+
+HIDDEN = r"select '\' , '; drop table t; --'"
+
+
+@pytest.mark.parametrize("conforming", [None, False])
+def test_a_second_statement_does_not_hide_behind_a_backslash(conforming: bool | None) -> None:
+    server = Server(plan(), [])
+    statements = Statements() if conforming is None else known(conforming_strings=conforming)
+    with pytest.raises(NotExplained, match="a backslash"):
+        explain(HIDDEN, None, server.run, statements=statements)
+    assert server.asked == []
+
+
+def test_a_backslash_is_one_where_the_server_takes_it_for_itself() -> None:
+    server = Server(plan(scan("e1")), [leaf("e1")])
+    explain(HIDDEN, None, server.run, statements=known())
+    assert len(server.asked) == 2
 
 
 def test_a_utility_statement_has_no_plan() -> None:
