@@ -421,6 +421,30 @@ def test_sales_are_summed_over_the_period(client: TestClient, store: Scripted) -
     assert store.asked == [(date(2024, 1, 1), date(2024, 2, 1), None)]
 
 
+def test_amounts_that_are_no_numbers_are_told(client: TestClient, store: Scripted) -> None:
+    more, less, none = Decimal("Infinity"), Decimal("-Infinity"), Decimal("NaN")
+    store.answer = Read(
+        [
+            SalesMonth(date(2024, 1, 1), 2, more, more, more, none),
+            SalesMonth(date(2024, 2, 1), 1, less, none, none, None),
+        ],
+        "pg2",
+    )
+    told = client.get("/sales?from=2024-01&to=2024-02").json()
+    assert told["amount"] == "NaN"
+    assert [month["amount"] for month in told["months"]] == ["Infinity", "-Infinity"]
+    assert told["months"][0]["share_of_year"] == "NaN"
+
+
+def test_a_row_that_has_no_shape_is_not_logged(
+    client: TestClient, store: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.answer = Read(User(ADA.id, b"secret-\xff"), "pg2")  # type: ignore[arg-type]
+    problem(client.get(f"/users/{ADA.id}"), 500)
+    assert "ValidationError" in caplog.text
+    assert "secret" not in caplog.text
+
+
 TODAY = date(2024, 5, 17)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation, localcontext
 from enum import StrEnum
 from typing import Annotated
 from uuid import UUID
@@ -175,11 +175,10 @@ def routes(store: Store) -> APIRouter:
         found = await store.sales(since, until, after)
         response.headers[NODE_HEADER] = found.node
         months = [Month.of(month) for month in found.value]
-        return Sales(
-            months=months,
-            orders=sum(month.orders for month in months),
-            amount=sum((month.amount for month in months), Decimal(0)),
-        )
+        with localcontext() as as_the_server:
+            as_the_server.traps[InvalidOperation] = False  # Infinity - Infinity is NaN
+            amount = sum((month.amount for month in months), Decimal(0))
+        return Sales(months=months, orders=sum(month.orders for month in months), amount=amount)
 
     return router
 

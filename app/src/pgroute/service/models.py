@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import date, datetime
 from decimal import Decimal
+from typing import Annotated
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -12,6 +13,8 @@ from pgroute import created_at
 from pgroute.examples.shop import SalesMonth, User
 
 NAME_LENGTH = 255
+# A numeric of PostgreSQL may be NaN, and from 14 on infinite.
+Amount = Annotated[Decimal, Field(allow_inf_nan=True)]
 
 
 class NewUser(BaseModel):
@@ -65,14 +68,14 @@ class UserPage(BaseModel):
 
 
 class Month(BaseModel):
-    """One month's sales; amounts are decimal numbers in strings."""
+    """One month's sales; amounts are decimal numbers in strings, "NaN" among them."""
 
     month: date = Field(description="its first day")
     orders: int
-    amount: Decimal
-    running_total: Decimal = Field(description="since the first month asked for")
-    moving_average: Decimal = Field(description="of this month and the two before it")
-    share_of_year: Decimal | None = Field(description="0 to 1; null in a year without sales")
+    amount: Amount
+    running_total: Amount = Field(description="since the first month asked for")
+    moving_average: Amount = Field(description="of this month and the two before it")
+    share_of_year: Amount | None = Field(description="0 to 1; null in a year without sales")
 
     @classmethod
     def of(cls, month: SalesMonth) -> Month:
@@ -85,7 +88,7 @@ class Sales(BaseModel):
 
     months: list[Month]
     orders: int
-    amount: Decimal
+    amount: Amount
 
 
 class NodeOut(BaseModel):

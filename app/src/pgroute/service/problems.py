@@ -11,7 +11,7 @@ import psycopg
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
 
 from pgroute import errors
@@ -188,7 +188,7 @@ def failed(request: Request, error: Exception) -> JSONResponse:
     """The answer to a request that an exception has ended; logged when nobody foresaw it."""
     problem = describe(error)
     if problem.status == 500:
-        if isinstance(error, psycopg.Error):  # its words may hold a row
+        if isinstance(error, psycopg.Error | ValidationError):  # its words may hold a row
             _log.error("%s %s: %s", request.method, request.url.path, kind_of(error))
         else:
             _log.error("%s %s: %r", request.method, request.url.path, error, exc_info=error)
