@@ -13,10 +13,11 @@ import pytest
 from pgroute import Settings
 from pgroute.chaos import run
 from pgroute.chaos.client import Seen, Written
-from pgroute.chaos.report import Report
+from pgroute.chaos.report import Promotion, Report
 from pgroute.chaos.tally import Promise
 from pgroute.chaos.workload import Workload
 from pgroute.cli.entry import main
+from pgroute.core.topology import Fence
 from pgroute.errors import NoPrimary
 
 
@@ -48,7 +49,8 @@ class Client:
 
 
 class Witness:
-    promotions: tuple[()] = ()
+    def __init__(self, *timelines: int) -> None:
+        self.promotions = [Promotion("pg1", timeline, 0.0) for timeline in timelines]
 
     def start(self) -> None: ...
 
@@ -59,12 +61,15 @@ class Witness:
 def client(monkeypatch: pytest.MonkeyPatch) -> Client:
     client = Client()
     monkeypatch.setattr(run, "RouterClient", lambda *_, **__: client)
-    monkeypatch.setattr(run, "Witness", lambda *_, **__: Witness())
+    monkeypatch.setattr(run, "Witness", lambda *_, **__: Witness(1))
     return client
 
 
-def made(said: list[str], sleep: Callable[[float], None] | None = None) -> Report:
-    router: Any = SimpleNamespace(settings=None)
+def made(
+    said: list[str], sleep: Callable[[float], None] | None = None, timeline: int = 1
+) -> Report:
+    topology = SimpleNamespace(fence=Fence(timeline=timeline))
+    router: Any = SimpleNamespace(settings=None, topology=topology)
     more: dict[str, Any] = {} if sleep is None else {"sleep": sleep}
     return run.run_chaos(router, seconds=0.3, workers=1, say=said.append, **more)
 
@@ -123,6 +128,19 @@ def test_a_run_in_which_nothing_succeeds_proves_nothing(
     monkeypatch.setattr(client, "write", refused)
     monkeypatch.setattr(client, "newest", refused)
     assert made([]).broken == ["no write succeeded", "no read succeeded"]
+
+
+@pytest.mark.usefixtures("client")
+def test_a_witness_that_did_not_see_who_accepts_writes_proves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run, "Witness", lambda *_, **__: Witness())
+    assert made([]).broken == ["the witness saw nobody accept writes on timeline 1"]
+
+
+@pytest.mark.usefixtures("client")
+def test_a_promotion_that_only_the_router_saw_proves_nothing() -> None:
+    assert made([], timeline=2).broken == ["the witness saw nobody accept writes on timeline 2"]
 
 
 @pytest.mark.usefixtures("client")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 import psycopg
 
 from pgroute.chaos.report import Line, Promotion, Report, Window, judge
 from pgroute.chaos.router_client import RouterClient
-from pgroute.chaos.tally import Counts, Outcome, Promise, Tally
+from pgroute.chaos.tally import Counts, Outcome, Promise, Record, Tally
 from pgroute.chaos.witness import Witness
 from pgroute.chaos.workload import Workload
 from pgroute.errors import PgrouteError
@@ -69,6 +69,8 @@ def run_chaos(
         unproven.append("no write succeeded")
     if not done.reads[Outcome.KEPT]:
         unproven.append("no read succeeded")
+    if unseen := _unseen(router, tally.record(), witness.promotions):
+        unproven.append(f"the witness saw nobody accept writes on timeline {unseen[0]}")
     present = None
     try:
         present = _found(client, clock, sleep)
@@ -122,6 +124,13 @@ def _progress(counts: Counts, seconds: float) -> str:
         f"{reads[Outcome.KEPT]:,} reads ({reads[Outcome.FAILED]:,} failed, "
         f"{reads[Outcome.STALE]:,} stale, {reads[Outcome.REFUSED]:,} refused)"
     )
+
+
+def _unseen(router: Router, record: Record, promotions: Sequence[Promotion]) -> list[int]:
+    """The timelines whose beginning the witness missed: a wrong node's write passes for right."""
+    written = {write.timeline for write in record.writes}
+    missed = {router.topology.fence.timeline, *written} - {seen.timeline for seen in promotions}
+    return sorted(timeline for timeline in missed if timeline)
 
 
 def _found(
