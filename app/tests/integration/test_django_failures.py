@@ -239,6 +239,42 @@ def test_a_transaction_on_a_primary_that_is_none_any_more_says_so() -> None:
         User.objects.create(first_name="Later")
 
 
+# Connections that are in use for longer than any statement may take
+
+
+@pytest.mark.parametrize("alias", ["default", "replica"])
+def test_short_statements_go_on_past_the_deadline_of_one(servers: Servers, alias: str) -> None:
+    close_router()
+    with project(servers.settings(operation_timeout_seconds=1.5), __name__):
+        with transaction.atomic(using=alias):
+            for _ in range(6):
+                execute("select pg_sleep(0.5)", alias=alias)
+        for _ in range(3):
+            execute("select pg_sleep(0.5)", alias=alias)
+        connections[alias].close()
+        assert not [vars(c) for p in router().pools_by_key.values() for c in p.idle
+                    if "wait" in vars(c)]  # fmt: skip
+
+
+def test_rows_of_a_server_side_cursor_are_fetched_for_as_long_as_they_last(
+    servers: Servers,
+) -> None:
+    close_router()
+    with project(servers.settings(operation_timeout_seconds=1.5), __name__):
+        with transaction.atomic(), connections["default"].chunked_cursor() as cursor:
+            cursor.execute("select pg_sleep(0.2) from generate_series(1, 15)")
+            assert sum(len(rows) for rows in iter(lambda: cursor.fetchmany(2), [])) == 15
+
+
+def test_a_connection_that_nobody_uses_is_cut_still(servers: Servers) -> None:
+    close_router()
+    with project(servers.settings(operation_timeout_seconds=1.5), __name__):
+        execute("select 1")
+        eventually(lambda: not router().busy(), what="it is cut")
+        with pytest.raises(DeadlineExceeded):
+            execute("select 1")
+
+
 # Threads that end without closing anything
 
 

@@ -387,6 +387,31 @@ def test_a_deadline_ends_a_session_s_statement(servers: Servers) -> None:
                 session.execute(text("select pg_sleep(30)"))
 
 
+def test_a_session_goes_on_past_the_deadline_of_a_statement(servers: Servers) -> None:
+    sleep = "select pg_sleep(0.5)"
+    with Router(servers.settings(operation_timeout_seconds=1.5)) as router:
+        eventually(lambda: whole(router), what="a whole fleet")
+        engines = Engines(router)
+        with engines.sessionmaker()() as session:
+            for _ in range(6):
+                session.execute(text(sleep))
+            session.commit()
+            idle = [each for pool in router.pools_by_key.values() for each in pool.idle]
+        assert ["wait" in vars(each) for each in idle] == [False]
+        with engines.sessionmaker()() as session:
+            slowly = text(f"{sleep} from generate_series(1, 6)")
+            rows = session.execute(slowly, execution_options={"yield_per": 1})
+            assert len(list(rows)) == 6
+        with engines.reading(timeout=1.5).connect() as connection:
+
+            def several() -> None:
+                for _ in range(6):
+                    connection.execute(text(sleep))
+
+            with pytest.raises(DeadlineExceeded):
+                several()
+
+
 def test_a_unit_of_work_is_tried_again_as_a_whole(engines: Engines, router: Router) -> None:
     tries: list[Session] = []
     key = uuid.uuid4()

@@ -185,6 +185,19 @@ def test_errors_and_deadlines_leave_nothing_behind(servers: Servers) -> None:
     over(servers, use, operation_timeout_seconds=3)
 
 
+def test_sessions_go_on_past_the_deadline_of_a_statement(servers: Servers) -> None:
+    sleep = text("select pg_sleep(0.5)")
+
+    async def use(engines: AsyncEngines, nodes: list[str]) -> None:
+        async with engines.sessionmaker()() as session:
+            for _ in range(5):
+                await session.execute(sleep)
+            await session.commit()
+        assert len(nodes) == 5
+
+    over(servers, use, operation_timeout_seconds=1.5)
+
+
 def test_a_task_that_is_cancelled_gives_its_connection_back(servers: Servers) -> None:
     async def use(engines: AsyncEngines, _: list[str]) -> None:
         sessions = engines.sessionmaker()

@@ -29,6 +29,10 @@ Execution options: ``pgroute_contract``, ``max_lag``, ``after``, ``otherwise``, 
 ``Router.read``; on a statement, on ``Session.execute``, by a listener to ``do_orm_execute``, or on
 the session for all of its reads.
 
+``operation_timeout_seconds`` counts anew from each exchange with the server: a session may go on
+for hours, no statement of it may, and a connection that nobody uses for so long is cut. With
+``reading(timeout=...)`` and ``transaction(timeout=...)`` the time is that of the whole.
+
 There is one pool of connections, the router's. Errors of routing are pgroute's own, errors of the
 server are SQLAlchemy's.
 """

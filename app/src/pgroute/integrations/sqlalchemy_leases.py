@@ -25,6 +25,7 @@ from pgroute.core.candidates import Selection, Then, select
 from pgroute.core.contracts import Contract, Otherwise
 from pgroute.core.topology import Role
 from pgroute.errors import PgrouteError, TokenError
+from pgroute.integrations.renewing import renew_no_more, renew_with_use
 from pgroute.routing.base import Steps
 from pgroute.routing.commit import Commit
 from pgroute.routing.ending import explain, resolve
@@ -132,6 +133,8 @@ class Held:
             connection.read_only,
             connection.deferrable,
         )
+        if not self.is_given and "timeout" not in want.how:
+            renew_with_use(lease)
 
     @property
     def in_autocommit(self) -> bool:
@@ -280,6 +283,7 @@ class _Dialect(_Psycopg):  # type: ignore[misc]
                 driver.isolation_level = isolation_level
                 driver.read_only = read_only
                 driver.deferrable = deferrable
+        renew_no_more(driver)
         error = held.error
         with suppress(psycopg.Error, PgrouteError):
             held.lease.__exit__(type(error) if error else None, error, None)
@@ -308,6 +312,7 @@ class _AsyncDialect(_Dialect, _AsyncPsycopg):  # type: ignore[misc]
                 await driver.set_isolation_level(isolation_level)
                 await driver.set_read_only(read_only)
                 await driver.set_deferrable(deferrable)
+        renew_no_more(driver)
         error = held.error
         with suppress(psycopg.Error, PgrouteError):
             await held.lease.__aexit__(type(error) if error else None, error, None)

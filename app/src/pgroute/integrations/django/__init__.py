@@ -16,6 +16,10 @@ pools, and gives it back at its end: leave ``CONN_MAX_AGE`` at 0. Once "default"
 request's reads go there too, so it sees what it wrote. The visitor's next requests carry a token
 for it in a cookie or header, and read on servers that have it.
 
+``operation_timeout_seconds`` counts anew from each exchange with the server: a command such as
+``migrate`` may go on for hours, no statement of it may, and a connection that nobody uses for so
+long is cut. With ``reading(timeout=...)`` the time is that of the lease.
+
 Errors of routing are pgroute's own and Django's OperationalError as well; errors of the server are
 Django's. A COMMIT whose answer is lost is resolved, or raises CommitUnknown.
 
@@ -29,8 +33,9 @@ with the privileges that both users need, and which settings for tests lead the 
     DATABASES["replica"]["TEST"] = {"MIRROR": "default"}        # else it would be flushed, too
 
 Run them with ``manage.py test --settings=project.test_settings --keepdb`` in one process. A
-TestCase is one transaction on the primary, hence the longer timeout. A TransactionTestCase commits
-and reads on replicas as a visitor does: it wants ``databases = {"default", "replica"}``.
+TestCase is one transaction on the primary, and idle while a test does other things, hence the
+longer timeout. A TransactionTestCase commits and reads on replicas as a visitor does: it wants
+``databases = {"default", "replica"}``.
 
 :mod:`~pgroute.integrations.django.routing` is what a project names, ``base`` is what Django loads.
 """

@@ -18,6 +18,7 @@ from pgroute.integrations.django.creation import DatabaseCreation
 from pgroute.integrations.django.errors import Errors
 from pgroute.integrations.django.leases import router, unless_ended
 from pgroute.integrations.django.routing import REPLICA, current_visit, give_back
+from pgroute.integrations.renewing import renew_no_more, renew_with_use
 from pgroute.routing.commit import Commit
 from pgroute.routing.ending import ending_failed
 from pgroute.routing.probe import one_line
@@ -61,6 +62,8 @@ class DatabaseWrapper(PostgresqlWrapper):  # type: ignore[misc]
         self.isolation_level = IsolationLevel.READ_COMMITTED
         self._lease = lease
         self._give_up = unless_ended(self, lease)
+        if self.alias != REPLICA or "timeout" not in here.contract:
+            renew_with_use(lease)
         return connection
 
     def check_database(self, wanted: str) -> None:
@@ -106,6 +109,7 @@ class DatabaseWrapper(PostgresqlWrapper):  # type: ignore[misc]
         lease, self._lease = self._lease, None
         if lease is not None:
             self._give_up.detach()
+            renew_no_more(lease.connection)
         return lease
 
     def _execute(self, execute: Callable[..., Any], sql: Any, *how: Any) -> Any:
