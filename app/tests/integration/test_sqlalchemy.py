@@ -115,6 +115,25 @@ def test_engines_lead_to_the_primary_and_to_replicas(engines: Engines) -> None:
         assert connection.scalar(recovering) is False
 
 
+@pytest.mark.parametrize(
+    "options", [{"max_lag": "1s"}, {"after": None}, {"node": "pg2"}, {"pgroute_contract": "strong"}]
+)
+def test_options_that_a_plain_engine_would_ignore_are_refused(
+    engines: Engines, options: dict[str, Any]
+) -> None:
+    (name,) = options
+    asked = text("select 1").execution_options(**options)
+    for engine in (engines.read, engines.reading(max_lag="10s")):
+        with engine.connect() as connection, pytest.raises(UnknownContract, match=f"^{name} is an"):
+            connection.execute(asked)
+        with Session(engine) as session, pytest.raises(UnknownContract, match=r"Engines\.reading"):
+            session.execute(asked)
+    with engines.read.connect() as connection, pytest.raises(UnknownContract, match="is an option"):
+        connection.execution_options(**options).exec_driver_sql("select 1")
+    with engines.write.connect() as connection:  # has everything
+        connection.execute(asked)
+
+
 def test_an_engine_s_transaction_commits_or_rolls_back(engines: Engines, router: Router) -> None:
     kept, lost = uuid.uuid4(), uuid.uuid4()
     insert = text("insert into tbl_users values (:id, 'Core')")

@@ -25,8 +25,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.schema import CreateTable
 from sqlalchemy.types import NullType
 
-from pgroute import ConfigurationError
-from pgroute.integrations.sqlalchemy import AsyncEngines, Engines
+from pgroute import ConfigurationError, UnknownContract
+from pgroute.integrations.sqlalchemy import AsyncEngines, Engines, RoutedSession
 from pgroute.statements import Route
 
 USERS = Table("users", MetaData(), Column("id", Integer))
@@ -38,6 +38,9 @@ class Router:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+
+    def session(self, **_: Any) -> object:
+        return object()
 
     def lane(self, sql: str) -> Route:
         self.asked.append(sql)
@@ -136,3 +139,15 @@ def test_options_of_an_engine_reach_it(router: Router, kind: type[Engines]) -> N
 def test_options_of_connections_are_refused(router: Router, name: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{name}: connections are made and kept"):
         Engines(router, **{name: 1})
+
+
+@pytest.mark.parametrize("name", ["maxlag", "wait", "pgroute_max_lag"])
+def test_a_contract_of_a_session_that_is_misspelt_is_refused(router: Router, name: str) -> None:
+    with pytest.raises(UnknownContract, match=f"{name} is no part of a contract"):
+        Engines(router).sessionmaker(contract={"pgroute_contract": "strong", name: "1s"})()
+
+
+@pytest.mark.parametrize("name", ["contract", "pgroute_contract"])
+def test_a_session_s_contract_goes_by_two_names(router: Router, name: str) -> None:
+    session = RoutedSession(engines=Engines(router), contract={name: "strong", "max_lag": "1s"})
+    assert session._contract == {"pgroute_contract": "strong", "max_lag": "1s"}

@@ -53,7 +53,7 @@ from sqlalchemy.pool import NullPool
 from sqlalchemy.util.concurrency import await_only
 
 from pgroute.core.lsn import Token
-from pgroute.errors import ConfigurationError
+from pgroute.errors import ConfigurationError, UnknownContract
 from pgroute.integrations.sqlalchemy_leases import (
     Given,
     Held,
@@ -120,6 +120,7 @@ class Engines:
             hide_parameters=made.hide_parameters,
         )
         event.listen(self._base, "handle_error", note_error)
+        event.listen(self._base, "before_cursor_execute", self._refuse_options)
         event.listen(made.pool, "reset", give_up)
         self.sync_write = self.leasing(router, write=True)
         self.sync_read = self.leasing(router)
@@ -207,6 +208,18 @@ class Engines:
         """Run the router's steps to their end."""
         self.router.drive(steps)
 
+    def _refuse_options(self, connection: Connection, *details: Any) -> None:
+        """Options of a read that nobody has looked at: it may be older than they allow."""
+        held, options = held_by(connection), details[-2].execution_options
+        if held is None or held.want.write or held.want.source is not self.router:
+            return
+        for name in _OPTIONS:
+            if name in options:
+                raise UnknownContract(
+                    f"{name} is an option of a RoutedSession's statements: name the contract of a "
+                    "plain engine by Engines.reading(...)"
+                )
+
     def _create(self) -> Any:
         want = wanted.get()
         lease = want.lease()
@@ -281,7 +294,8 @@ class RoutedSession(Session):
     """A session that reads on replicas and writes on the primary; see the module.
 
     ``contract``: what its reads ask for where they say nothing themselves, as execution options:
-    ``RoutedSession(engines=engines, contract={"max_lag": "500ms"})``. ``after``: a token that all
+    ``RoutedSession(engines=engines, contract={"max_lag": "500ms"})``, where "contract" does for
+    "pgroute_contract"; UnknownContract for what is no option. ``after``: a token that all
     of its reads must see, such as another session's :meth:`token`.
     """
 
@@ -296,7 +310,7 @@ class RoutedSession(Session):
         super().__init__(*arguments, **options)
         self._engines = engines
         self._marks = engines.router.session(after=after)
-        self._contract = dict(contract or {})
+        self._contract = _contract_of(contract or {})
         self._writing = engines.leasing(self._marks, write=True)
         self._readings: list[Reading] = []  # the transaction's, the newest last
         self._on_primary = False
@@ -352,6 +366,15 @@ class RoutedSession(Session):
                 self._readings.append(reading)
                 return reading.engine
         return self._engines.getting(want)
+
+
+def _contract_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A session's contract by the names of options. A misspelt one would be none at all."""
+    found = {"pgroute_contract" if name == "contract" else name: given[name] for name in given}
+    if unknown := sorted(found.keys() - _OPTIONS.keys()):
+        known = ", ".join(_OPTIONS)
+        raise UnknownContract(f"{unknown[0]} is no part of a contract: it may have {known}")
+    return found
 
 
 class AsyncRoutedSession(AsyncSession):
