@@ -149,6 +149,27 @@ def test_partitions_are_shown_with_their_share(servers: Servers, page: Remote) -
     assert console_errors(page) == []
 
 
+def test_bounds_keep_their_literals_and_unknown_rows_make_no_share(
+    servers: Servers, page: Remote
+) -> None:
+    servers.sql(
+        "pg1",
+        "set role app_owner; create table cities (name text) partition by list (name);"
+        "create table north partition of cities for values in ('Århus', 'O''Hare', 'DEFAULT');"
+        "create table south partition of cities default;"
+        "insert into cities values ('Århus'); analyze north",
+        database="app",
+    )
+    try:
+        until(lambda: "south" in text_of(page, "#partitions"), "the new table", page)
+        shown = text_of(page, "#partitions")
+        assert "in ('Århus', 'O''Hare', 'DEFAULT')" in shown
+        assert "≈ 1 rows, \N{EN DASH}" in shown
+        assert "rows not estimated yet" in shown
+    finally:
+        servers.sql("pg1", "drop table cities", database="app")
+
+
 def test_lag_is_shown_while_replay_is_paused(servers: Servers, page: Remote) -> None:
     until(lambda: text_of(page, card("pg2", ".lag")) == "0 B", "no lag", page)
     servers.sql("pg2", "select pg_wal_replay_pause()")

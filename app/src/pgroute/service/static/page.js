@@ -305,16 +305,22 @@ function leafRow() {
   );
 }
 
+// PostgreSQL's own words in lower case; literals and names stand as they are
+function quieter(bound) {
+  const words = bound.replace(/^FOR VALUES /, "");
+  return words.replace(/('(?:[^']|'')*'|"(?:[^"]|"")*")|[^'"]+/g, (part, kept) => kept ?? part.toLowerCase());
+}
+
 function showLeaf(element, leaf, rows) {
-  const share = rows && leaf.rows !== null ? leaf.rows / rows : 0;
+  const share = rows ? leaf.rows / rows : null;
   say(element.querySelector(".leaf-name"), leaf.name);
-  const percent = `${(share * 100).toFixed(1)} %`;
+  const percent = share === null ? "–" : `${(share * 100).toFixed(1)} %`;
   const known = leaf.rows === null ? "rows not estimated yet" : `≈ ${count(leaf.rows)} rows, ${percent}`;
   say(element.querySelector(".leaf-rows"), `${known} · ${bytes(leaf.bytes)}`);
-  say(element.querySelector(".bound"), leaf.bound.replace(/^FOR VALUES /, "").toLowerCase());
+  say(element.querySelector(".bound"), quieter(leaf.bound));
   const meter = element.querySelector("meter");
-  meter.value = share;
-  meter.ariaLabel = `${percent} of the table`;
+  meter.value = share ?? 0;
+  meter.ariaLabel = share === null ? "share not known" : `${percent} of the table`;
   meter.title = meter.ariaLabel;
 }
 
@@ -333,7 +339,8 @@ function showPartitions(partitions) {
     ([table]) =>
       make("article", { className: "card plain" }, make("h3", {}, table), make("div", { className: "leaves" })),
     (card, [, leaves]) => {
-      const rows = leaves.reduce((sum, leaf) => sum + (leaf.rows ?? 0), 0);
+      // null: of a sum that is not known no leaf has a share
+      const rows = leaves.reduce((sum, { rows }) => (sum === null || rows === null ? null : sum + rows), 0);
       keyed(card.querySelector(".leaves"), leaves, (leaf) => leaf.name, leafRow, (element, leaf) =>
         showLeaf(element, leaf, rows),
       );
