@@ -113,7 +113,15 @@ def load(
     LoadFailed with a report, PartitionMismatch, what ``rows`` raises (nothing is written then),
     and psycopg's and the router's errors from before the first row. A KeyboardInterrupt waits for
     the COMMIT that is under way, rolls the others back, and has LoadFailed as its ``__cause__``.
+    ValueError for numbers that mean nothing.
     """
+    for what, number, least in (
+        ("block_rows", block_rows, 1),
+        ("connections", connections, 1),
+        ("max_rejects", max_rejects or 0, 0),
+    ):
+        if number < least:
+            raise ValueError(f"{what} is {number}: it must be {least} at least")
     started = clock()
     connect, callers = _connect(where, timeout)
     with connect() as connection:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, cast
 
-from pgroute.partitions import Layout, Leaf, Partitions
+import pytest
+
+from pgroute.partitions import Layout, Leaf, Partitions, load
 from pgroute.partitions.bounds import parse
 from pgroute.partitions.copying import Block, Shape, Target
 from pgroute.partitions.lanes import Rejects
@@ -59,3 +61,19 @@ def test_rows_wait_in_bounded_memory_and_keep_their_numbers() -> None:
         (numbers,) = [lane.numbers[f"p{at}"] for lane in lanes if f"p{at}" in lane.numbers]
         assert numbers == list(range(at + 1, 19_001, LEAVES))
     assert [len(lane.numbers) for lane in lanes] == [10, 10]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "sentence"),
+    [
+        ({"block_rows": 0}, "block_rows is 0: it must be 1 at least"),
+        ({"connections": 0}, "connections is 0: it must be 1 at least"),
+        ({"connections": -3}, "connections is -3: it must be 1 at least"),
+        ({"max_rejects": -1}, "max_rejects is -1: it must be 0 at least"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused_before_anything(
+    numbers: dict[str, int], sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{sentence}$"):
+        load(cast("Any", None), "t", ["k"], [], **cast("dict[str, Any]", numbers))
