@@ -83,8 +83,20 @@ create table bulk.m1 partition of bulk.limits for values with (modulus 2, remain
 create table bulk.indexed (id uuid, name text, n int4) partition by hash (id);
 create table bulk.i0 partition of bulk.indexed for values with (modulus 1, remainder 0);
 create index on bulk.indexed (name);
+create table bulk.tree (id uuid primary key, name text, n int4, above uuid references bulk.tree)
+    partition by hash (id);
+create table bulk.t0 partition of bulk.tree for values with (modulus 2, remainder 0);
+create table bulk.t1 partition of bulk.tree for values with (modulus 2, remainder 1);
+create table bulk.told (id uuid, name text, n int4, number int8 generated always as identity)
+    partition by hash (id);
+create table bulk.o0 partition of bulk.told for values with (modulus 2, remainder 0);
+create table bulk.o1 partition of bulk.told for values with (modulus 2, remainder 1);
 grant select, insert, delete on all tables in schema bulk, hidden to app_rw;
 revoke insert on bulk.c0 from app_rw;
+reset role;
+-- As before PostgreSQL 17, whose partitions inherit it.
+update pg_attribute set attidentity = ''
+where attrelid in ('bulk.o0'::regclass, 'bulk.o1'::regclass) and attname = 'number';
 """
 
 
@@ -409,6 +421,8 @@ WHY_NOT = [
     ("bulk.apart", "no privilege on the schema of hidden.a0"),
     ("bulk.fenced", "row security is active on bulk.f0"),
     ("bulk.seen", "a statement trigger fires on bulk.e0"),
+    ("bulk.tree", "a row may refer to one of another leaf in bulk.tree"),
+    ("bulk.told", "an identity column makes no numbers in bulk.o"),
 ]
 
 
@@ -425,6 +439,21 @@ def test_what_the_leaves_cannot_take_goes_through_the_table(
     assert why in (done.why_not_by_leaf or "")
     assert [dict(part.rows_by_table) for part in done.parts] == [{table: 100}]
     assert stored(connection, table) == rows
+
+
+def test_rows_that_refer_to_rows_of_other_leaves_are_written(
+    router: Router, connection: Connection
+) -> None:
+    connection.execute("delete from bulk.tree")
+    keys = [key for key, *_ in people(200)]
+    load(router, "bulk.tree", ("id", "above"), list(zip(keys, [None, *keys], strict=False)))
+    assert len(stored(connection, "bulk.tree")) == 200
+
+
+def test_an_identity_that_is_given_is_no_obstacle(router: Router, connection: Connection) -> None:
+    connection.execute("delete from bulk.told")
+    rows = [(key, number) for number, (key, *_) in enumerate(people(50))]
+    assert load(router, "bulk.told", ("id", "number"), rows).why_not_by_leaf is None
 
 
 @pytest.mark.parametrize("connections", [1, 2])

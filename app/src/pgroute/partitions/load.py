@@ -39,6 +39,17 @@ lateral (select case
     when exists (select from pg_trigger as t
                  where t.tgrelid = c.oid and not t.tgisinternal and t.tgenabled <> 'D'
                    and t.tgtype & 5 = 4) then 'a statement trigger fires on '
+    when exists (select from pg_constraint as f
+                 where f.contype = 'f' and f.conrelid = c.oid
+                   and coalesce(pg_partition_root(f.conrelid), f.conrelid)
+                     = coalesce(pg_partition_root(f.confrelid), f.confrelid))
+        then 'a row may refer to one of another leaf in '
+    when exists (select from pg_attribute as a
+                 join pg_attribute as p on p.attname = a.attname
+                 where p.attrelid = %(parent)s::regclass and p.attidentity <> ''
+                   and a.attrelid = c.oid and a.attidentity = ''
+                   and a.attname <> all(%(columns)s))
+        then 'an identity column makes no numbers in '
     when not has_schema_privilege(c.relnamespace, 'usage') then 'no privilege on the schema of '
     when not has_table_privilege(c.oid, 'insert') then 'no privilege to insert into '
 end) as found (why)
@@ -86,7 +97,8 @@ def load(
     *Leaves.* On one connection rows go through ``table``: the server checks a row's leaf at the
     price of choosing it, so that choosing here saves nothing. On several, each takes the rows of
     its own leaves, by the key computed here; that pays when the server's work per row (indexes,
-    triggers) outweighs the client's. Where a leaf cannot be computed or written to, all rows go
+    triggers) outweighs the client's. Where a leaf cannot be computed or written to, or refuses what
+    the parent takes, all rows go
     through ``table`` on one connection (``Loaded.why_not_by_leaf``). ``by_leaf`` decides
     otherwise; ``partitions`` are the table's, when already read. A leaf that is no longer what
     it was then stops the load: with PartitionMismatch, or LoadFailed when rows were sent already.
@@ -231,7 +243,7 @@ def _plan(
         return through_the_parent(f"key column {missing[0]} is not among the columns loaded")
     with connection.cursor(row_factory=tuple_row) as cursor:
         oids = [leaf.oid for leaf in partitions.leaves]
-        asked = {"parent": table, "leaves": oids}
+        asked = {"parent": table, "leaves": oids, "columns": list(columns)}
         (obstacle,) = cursor.execute(_OBSTACLE, asked).fetchone() or (None,)
     if obstacle is not None:
         return through_the_parent(obstacle)
