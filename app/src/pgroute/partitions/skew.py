@@ -99,12 +99,16 @@ def skew(
             ([leaf.oid for leaf in leaves],),
         )
         known = {oid: (rows, size_bytes) for oid, rows, size_bytes in cursor}
-        rows = {leaf: known[leaf.oid][0] for leaf in leaves}
+        gone = (None, 0)  # dropped since the layout was read
+        rows = {leaf: known.get(leaf.oid, gone)[0] for leaf in leaves}
         if exact:
             counted = _counted(cursor, partitions.layout)
             rows = {leaf: counted.get(leaf.oid, 0) for leaf in leaves}
     return weigh(
-        partitions.layout, rows, {leaf: known[leaf.oid][1] for leaf in leaves}, exact=exact
+        partitions.layout,
+        rows,
+        {leaf: known.get(leaf.oid, gone)[1] for leaf in leaves},
+        exact=exact,
     )
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import pytest
 
-from pgroute.partitions import Layout, Leaf
+from pgroute.partitions import Layout, Leaf, Partitions
 from pgroute.partitions.bounds import parse
 from pgroute.partitions.report import describe
 from pgroute.partitions.routing import LEVELS, KeyColumn, Level
-from pgroute.partitions.skew import Skew, weigh
+from pgroute.partitions.skew import Skew, skew, weigh
 from pgroute.partitions.types import key_type
 
 
@@ -111,6 +113,35 @@ def test_unknown_rows_are_not_zero() -> None:
     assert found.groups == ()
     assert {at.share for at in found.leaves} == {None}  # three of four would be 33 % each
     assert not found.skewed
+
+
+class Server:
+    """Knows the size of some leaves. As a connection, and as its cursor."""
+
+    def __init__(self, *known: tuple[int, int, int]) -> None:
+        self.known = known
+
+    def cursor(self, **_: Any) -> Server:
+        return self
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def execute(self, *_: Any) -> None: ...
+
+    def __iter__(self) -> Any:
+        return iter(self.known)
+
+
+def test_a_leaf_that_is_dropped_meanwhile_is_not_known() -> None:
+    layout = Layout("t", 1, "public", "t", FOUR.columns, FOUR)
+    first, *others = FOUR.leaves()
+    server = Server(*((leaf.oid, 10, 8192) for leaf in others))
+    found = skew(cast("Any", server), Partitions(layout))
+    assert (found.leaves[0].leaf, found.leaves[0].rows) == (first, None)
+    assert [at.rows for at in found.leaves[1:]] == [10] * 3
 
 
 def test_an_empty_table_has_no_shares() -> None:
