@@ -154,11 +154,14 @@ class Shelf:
     """What it asks of a store."""
 
     trouble: Exception | None = None
+    leaves: tuple[Partition, ...] = (
+        Partition("sales", "sales_2024", "FOR VALUES ...", None, 8192),
+    )
 
     async def partitions(self) -> Read[list[Partition]]:
         if self.trouble is not None:
             raise self.trouble
-        return Read([Partition("sales", "sales_2024", "FOR VALUES ...", None, 8192)], "pg2")
+        return Read(list(self.leaves), "pg2")
 
 
 def watching(fleet: Scripted, shelf: Shelf, metrics: RouterMetrics | None = None) -> live.Live:
@@ -266,6 +269,18 @@ def test_partitions_that_cannot_be_asked_are_told_as_old() -> None:
     assert good["problem"] is None
     assert bad["problem"] == "The database's connection was lost"
     assert (bad["leaves"], bad["asked_at"]) == (good["leaves"], good["asked_at"])
+
+
+def test_a_partition_that_is_dropped_meanwhile_is_left_out() -> None:
+    async def look() -> list[str]:
+        shelf = Shelf()
+        shelf.leaves += (Partition("sales", "sales_2025", "FOR VALUES ...", 5, None),)
+        stream = watching(Scripted(), shelf)
+        (told,) = await asyncio.wait_for(pictures(stream, 1), 10)
+        await stream.close()
+        return [leaf["name"] for leaf in told["partitions"]["leaves"]]
+
+    assert asyncio.run(look()) == ["sales_2024"]
 
 
 def test_the_end_ends_every_stream() -> None:

@@ -241,7 +241,11 @@ class Live:
         self._partitions = Partitions(
             node=read.node,
             asked_at=datetime.now(UTC),
-            leaves=[PartitionOut.model_validate(leaf, from_attributes=True) for leaf in read.value],
+            leaves=[
+                PartitionOut.model_validate(leaf, from_attributes=True)
+                for leaf in read.value
+                if leaf.bytes is not None
+            ],
         )
 
 

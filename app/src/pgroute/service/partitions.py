@@ -11,13 +11,14 @@ from pgroute.examples.shop.queries import Query
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """One leaf. ``rows`` is the planner's estimate, None before the first ANALYZE."""
+    """One leaf. ``rows`` is the planner's estimate, None before the first ANALYZE; ``bytes`` is
+    None when the leaf was dropped while it was looked at."""
 
     table: str
     name: str
     bound: str
     rows: int | None
-    bytes: int
+    bytes: int | None
 
 
 PARTITIONS = Query(
