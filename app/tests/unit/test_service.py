@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,7 @@ from pgroute import AsyncRouter, Fault, Reason, Role, Settings
 from pgroute.core.topology import Answer, Observation, Silence, decide
 from pgroute.observing.metrics import RouterMetrics
 from pgroute.service import make_app
+from pgroute.service.run import _config
 
 NODES = ("pg1", "pg2", "pg3")
 
@@ -101,3 +103,12 @@ def test_the_service_closes_its_router(router: Scripted, metrics: RouterMetrics)
     with TestClient(make_app(router, metrics)):
         assert router.life == []
     assert router.life == ["closed"]
+
+
+def test_the_web_server_s_own_lines_have_the_form_of_all_others(
+    router: Scripted, metrics: RouterMetrics, caplog: pytest.LogCaptureFixture
+) -> None:
+    _config(make_app(router, metrics))
+    assert logging.getLogger("uvicorn").handlers == []
+    logging.getLogger("uvicorn.error").warning("on purpose")
+    assert "on purpose" in caplog.text  # heard by the root's handlers

@@ -9,6 +9,7 @@ import time
 from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 from prometheus_client import disable_created_metrics
 
 from pgroute import (
@@ -53,14 +54,18 @@ async def _serve(settings: Settings, listening: socket.socket) -> None:
         await router.close()
         raise
     app = make_app(router, metrics, heartbeat_seconds=settings.heartbeat_seconds)
-    config = uvicorn.Config(
+    await _Server(_config(app), app.state.live).serve([listening])
+
+
+def _config(app: FastAPI) -> uvicorn.Config:
+    return uvicorn.Config(
         app,
+        log_config=None,  # its lines go where all others go, in their form
         log_level="warning",
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
-    await _Server(config, app.state.live).serve([listening])
 
 
 class _Server(uvicorn.Server):
