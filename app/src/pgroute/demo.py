@@ -260,7 +260,7 @@ class Demo:
     # Many users
 
     def _many_users(self) -> None:
-        with self.router.read(node=self.router.topology.primary) as connection:
+        with self.router.read("strong") as connection:
             row = connection.execute(
                 "select count(*) from tbl_users where first_name <> all(%s)", (list(FIVE),)
             ).fetchone()
@@ -302,6 +302,9 @@ class Demo:
     def _spread(self, last: UUID, token: Token) -> None:
         with self.router.read(after=token, token_timeout=self.catch_up_seconds) as connection:
             leaves = connection.execute(_ROWS_PER_LEAF, (last,)).fetchall()
+        if not leaves:
+            self._check(False, "tbl_users is divided into partitions")
+            return
         total = sum(count for _, count in leaves) or 1
         self.say(
             table(

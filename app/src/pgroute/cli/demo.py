@@ -17,5 +17,10 @@ def demo(
 ) -> None:
     """Write, read and check real rows on every node; exit 1 when a check fails."""
     with Router(Settings.from_environment()) as router:
-        if not Demo(router, rows, typer.echo, SystemRandom()).run():
-            raise typer.Exit(1)
+        try:
+            well = Demo(router, rows, typer.echo, SystemRandom()).run()
+        except KeyboardInterrupt as interrupt:  # its cause says what of a load is in the table
+            typer.echo(f"pgroute: {interrupt.__cause__ or 'interrupted'}", err=True)
+            raise typer.Exit(130) from interrupt
+    if not well:
+        raise typer.Exit(1)
