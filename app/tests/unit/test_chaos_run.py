@@ -155,7 +155,8 @@ def command(client: Client, monkeypatch: pytest.MonkeyPatch) -> Client:
     """What ``pgroute chaos`` talks to instead of servers."""
     settings = Settings.make(nodes="pg1", database="app", write_user="app")
     monkeypatch.setattr(Settings, "from_environment", lambda: settings)
-    router = SimpleNamespace(settings=settings)
+    topology = SimpleNamespace(fence=Fence(timeline=1))
+    router = SimpleNamespace(settings=settings, topology=topology)
     monkeypatch.setattr("pgroute.cli.chaos.Router", lambda _: nullcontext(router))
     monkeypatch.setattr(sys, "argv", ["pgroute", "chaos", "--seconds", "1", "--workers", "1"])
     return client
