@@ -242,6 +242,14 @@ def test_explain_says_where_and_what(servers: Servers) -> None:
     assert "sales_2024" in done.stdout
 
 
+def test_explain_takes_the_values_of_parameters(servers: Servers) -> None:
+    sql = "select * from sales where order_date = %s and order_amount > %s"
+    done = pgroute(servers, "explain", sql, "--param", "2024-05-05", "--param", "5")
+    assert done.returncode == 0, done.stderr
+    assert "sales_2024" in done.stdout
+    assert "sales_2023" in done.stdout.partition("pruned")[2]
+
+
 def test_bench_tells_the_ratio_of_each_round(servers: Servers) -> None:
     done = pgroute(servers, "bench", "--rounds", "3", "--calls", "20")
     assert done.returncode == 0, done.stderr
