@@ -341,5 +341,41 @@ def test_too_many_viewers_are_refused(client: TestClient, monkeypatch: pytest.Mo
     assert (answer.status_code, answer.json()["type"]) == (503, "urn:pgroute:too-many-viewers")
 
 
+def test_viewers_are_counted_when_they_are_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "VIEWERS", 2)
+
+    async def look() -> list[bool]:
+        stream = watching(Scripted(), Shelf())
+        seen = [stream.full]
+        for _ in range(2):
+            live.Watching(stream)
+            seen.append(stream.full)
+        return seen
+
+    assert asyncio.run(look()) == [False, False, True]
+
+
+@pytest.mark.parametrize("version", ["2.3", "2.4"])
+def test_a_viewer_that_takes_in_no_more_leaves_its_seat(
+    monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    monkeypatch.setattr(live, "_SEND_SECONDS", 0.05)
+
+    async def receive() -> Any:
+        await asyncio.sleep(60)
+
+    async def stall(_: Any) -> None:
+        await asyncio.sleep(60)
+
+    async def look() -> tuple[int, int]:
+        stream = watching(Scripted(), Shelf())
+        viewer = live.Watching(stream)
+        scope = {"type": "http", "asgi": {"spec_version": version}}
+        await asyncio.wait_for(viewer(scope, receive, stall), 10)
+        return stream.seats, stream._viewers
+
+    assert asyncio.run(look()) == (0, 0)
+
+
 def test_the_documentation_that_loads_from_elsewhere_is_off(client: TestClient) -> None:
     assert [client.get(path).status_code for path in ("/docs", "/redoc")] == [404, 404]

@@ -11,13 +11,16 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import psycopg
 from fastapi import APIRouter
 from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
 
 from pgroute import AsyncRouter, PgrouteError, Role
 from pgroute.service.models import NodeOut, TopologyOut
@@ -27,6 +30,7 @@ from pgroute.service.store import Store
 _log = logging.getLogger("pgroute")
 VIEWERS = 50
 _PARTITION_SECONDS = 5.0
+_SEND_SECONDS = 30.0  # that a viewer may take for one picture
 
 
 class Count(BaseModel):
@@ -141,6 +145,7 @@ class Live:
         self._started_at = datetime.now(UTC)
         self._number = 0
         self._viewers = 0
+        self.seats = 0  # of viewers that were let in; their streams may begin later
         self._event = b""
         self._partitions = Partitions()
         self._partitions_due = 0.0
@@ -151,7 +156,7 @@ class Live:
     @property
     def full(self) -> bool:
         """Whether no further viewer can be served."""
-        return self._viewers >= VIEWERS
+        return self.seats >= VIEWERS
 
     def end(self) -> None:
         """End every stream. Call it in the event loop's thread."""
@@ -249,6 +254,27 @@ class Live:
         )
 
 
+class Watching(StreamingResponse):
+    """One viewer's stream; its seat is free again when the viewer goes or takes in no more."""
+
+    def __init__(self, live: Live) -> None:
+        super().__init__(live.events(), media_type="text/event-stream")
+        self._live = live
+        live.seats += 1
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def in_time(message: Message) -> None:
+            async with asyncio.timeout(_SEND_SECONDS):
+                await send(message)
+
+        try:
+            with suppress(ClientDisconnect, TimeoutError):
+                await super().__call__(scope, receive, in_time)
+        finally:
+            self._live.seats -= 1
+            await self.body_iterator.aclose()  # type: ignore[attr-defined]
+
+
 def routes(live: Live) -> APIRouter:
     """``/live``: the stream."""
     paths = APIRouter()
@@ -258,6 +284,6 @@ def routes(live: Live) -> APIRouter:
         if live.full:
             detail = f"{VIEWERS} people watch already"
             raise Refusal(503, "too-many-viewers", "Too many viewers", detail)
-        return StreamingResponse(live.events(), media_type="text/event-stream")
+        return Watching(live)
 
     return paths
