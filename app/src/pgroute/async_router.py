@@ -19,6 +19,7 @@ from psycopg_pool import PoolClosed, PoolTimeout
 from pgroute.core.contracts import Contract, MaxLag
 from pgroute.core.lsn import POSITIONS, Mark, Token
 from pgroute.core.topology import Topology
+from pgroute.core.trail import Trail
 from pgroute.errors import PgrouteError, RouterClosed, TokenNotReached
 from pgroute.explain import Explanation, explain_async
 from pgroute.observing.timing import timed_async_cursors
@@ -277,13 +278,14 @@ class AsyncRouter(Base):
     ) -> Result:
         """A statement that reads."""
         next(self.calls)
+        kept = None if reading.plan is None else reading.plan.kept()
         connection = await reading.__aenter__()
         try:
             result = await connection.ask(sql, params)
         except BaseException as error:  # noqa: BLE001 - learnt from, then raised
             again, until = reading.again(), reading.until
             statement = running.Statement(sql, params, again, True, idempotent, until)
-            return await self._run_again(statement, reading, error)
+            return await self._run_again(statement, reading, error, kept)
         await reading.leave()
         return result
 
@@ -296,12 +298,13 @@ class AsyncRouter(Base):
             again, until = writing.again(), self.clock() + limit
             return await self.run(running.Statement(sql, params, again, False, idempotent, until))
         next(self.calls)
+        kept = None if plan is None else plan.kept()
         try:
             result: Result = await writing.connection.ask(sql, params)
         except BaseException as error:  # noqa: BLE001 - learnt from, then raised
             again, until = writing.again(), writing.until
             statement = running.Statement(sql, params, again, False, idempotent, until)
-            return await self._run_again(statement, writing, error)
+            return await self._run_again(statement, writing, error, kept)
         await writing.leave()
         return result
 
@@ -325,13 +328,17 @@ class AsyncRouter(Base):
         task.add_done_callback(ended)
 
     async def _run_again(
-        self, statement: running.Statement, holder: Holder, error: BaseException
+        self,
+        statement: running.Statement,
+        holder: Holder,
+        error: BaseException,
+        kept: Trail | None,
     ) -> Result:
         lost = running.is_lost(holder.connection)
         try:
             await self.sheltered(running.end_failed(self, holder, error, lost))
         except running.Failure as failure:
-            return await self.drive(running.execute(self, statement, failure))
+            return await self.drive(running.execute(self, statement, failure, kept))
         raise error
 
     async def _asked(self, limit: float) -> None:

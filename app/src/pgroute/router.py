@@ -19,6 +19,7 @@ from psycopg_pool import PoolClosed, PoolTimeout
 from pgroute.core.contracts import Contract, MaxLag
 from pgroute.core.lsn import POSITIONS, Mark, Token
 from pgroute.core.topology import Topology
+from pgroute.core.trail import Trail
 from pgroute.errors import RouterClosed
 from pgroute.explain import Explanation, explain
 from pgroute.observing.timing import timed_cursors
@@ -268,13 +269,14 @@ class Router(Base):
     def _ask(self, reading: Reading, sql: Query, params: Any, idempotent: bool) -> Result:
         """A statement that reads."""
         next(self.calls)
+        kept = None if reading.plan is None else reading.plan.kept()
         connection = reading.__enter__()
         try:
             result = connection.ask(sql, params)
         except BaseException as error:  # noqa: BLE001 - learnt from, then raised
             again, until = reading.again(), reading.until
             statement = running.Statement(sql, params, again, True, idempotent, until)
-            return self._run_again(statement, reading, error)
+            return self._run_again(statement, reading, error, kept)
         reading.leave()
         return result
 
@@ -287,12 +289,13 @@ class Router(Base):
             again, until = writing.again(), self.clock() + limit
             return self.run(running.Statement(sql, params, again, False, idempotent, until))
         next(self.calls)
+        kept = None if plan is None else plan.kept()
         try:
             result: Result = writing.connection.ask(sql, params)
         except BaseException as error:  # noqa: BLE001 - learnt from, then raised
             again, until = writing.again(), writing.until
             statement = running.Statement(sql, params, again, False, idempotent, until)
-            return self._run_again(statement, writing, error)
+            return self._run_again(statement, writing, error, kept)
         writing.leave()
         return result
 
@@ -305,14 +308,18 @@ class Router(Base):
             return self.drive(running.execute(self, statement, failure))
 
     def _run_again(
-        self, statement: running.Statement, holder: Holder, error: BaseException
+        self,
+        statement: running.Statement,
+        holder: Holder,
+        error: BaseException,
+        kept: Trail | None,
     ) -> Result:
         """Go on after the first attempt has failed."""
         lost = running.is_lost(holder.connection)
         try:
             self.drive(running.end_failed(self, holder, error, lost))
         except running.Failure as failure:
-            return self.drive(running.execute(self, statement, failure))
+            return self.drive(running.execute(self, statement, failure, kept))
         raise error
 
     def _asked(self, limit: float) -> None:

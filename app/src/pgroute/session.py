@@ -184,7 +184,7 @@ class AsyncSession(_Session):
 
     async def execute(
         self,
-        sql: str,
+        sql: Query,
         params: Any = None,
         *,
         contract: str | Contract = "eventual",

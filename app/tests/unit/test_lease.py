@@ -57,8 +57,13 @@ def test_what_comes_back_goes_to_whoever_waits() -> None:
     shelf = Shelf()
     shelf.waiting.append(None)
     holder = lent(shelf)
+    holder.connection.used_at = 3.0
     assert shelf.keep(holder, cast(Any, holder.connection))
     assert shelf.handed_over == [holder.connection]
+    assert shelf.worked_at == 3.0
+    holder.connection.used_at = 4.0
+    shelf.put_back(cast(Any, holder.connection))
+    assert shelf.worked_at == 4.0
 
 
 OPEN = {

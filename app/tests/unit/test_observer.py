@@ -27,6 +27,7 @@ from pgroute.observing.observer import (
     Reason,
     Silent,
     Wait,
+    each_of,
     together,
 )
 
@@ -169,3 +170,16 @@ def test_an_added_observer_counts_as_quickly_as_alone() -> None:
     router = Router(asking(None), observer=metrics)
     assert router.observer.counter(*CALLS["routed"]) == metrics.counter(*CALLS["routed"])
     assert not router.observer.wants_queries
+
+
+def test_what_is_put_together_twice_is_told_once() -> None:
+    log = Log()
+    settings = Settings.make(nodes="pg1", database="app", write_user="app")
+    every = each_of(
+        instruments(
+            settings,
+            together(Silent(), RouterMetrics(["pg1"]), together(log, RouterMetrics(["pg1"]))),
+        )
+    )
+    assert [type(one) for one in every].count(Log) == 1
+    assert log in every

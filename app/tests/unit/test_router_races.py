@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
+from itertools import count
 from random import Random
 from types import SimpleNamespace
 from typing import Any
@@ -272,6 +273,93 @@ def test_a_change_in_a_session_whose_writes_may_be_lost_is_refused() -> None:
         session.transaction(lambda _: None)
 
 
+@pytest.mark.parametrize("during_checkout", [False, True])
+def test_a_change_waits_for_no_primary_that_may_lack_what_was_seen(during_checkout: bool) -> None:
+    """While there is no primary nothing can be proven; the next one is looked at when it is there,
+    even when it has become the primary during the checkout."""
+    router = Staged(ALL_WELL)
+    session = router.session()
+    router.time.sleep(1.0)
+    with session.write():
+        pass
+    router.time.sleep(1.0)
+    if during_checkout:
+        router.pool("pg1", writes=True).idle.clear()
+        meanwhile(router.pool("pg1", writes=True), lambda: play(router, *FAILED_OVER))
+    else:
+        play(router, *(Silence(name, "gone") for name in ("pg1", "pg2", "pg3")))
+        router.rounds = [router.rounds[0], FAILED_OVER]
+    with pytest.raises(TokenUnproven):
+        node_of(session.write())
+    assert router.connection("pg2", writes=True).done == []
+    assert router.pool("pg2", writes=True).in_flight == {}
+
+
+def test_a_primary_that_came_right_after_the_proof_is_looked_at_too() -> None:
+    router = Staged(ALL_WELL)
+    session = router.session()
+    router.time.sleep(1.0)
+    with session.write():
+        pass
+    router.pool("pg1", writes=True).idle.clear()
+    router.time.sleep(1.0)
+    doubt, asked = router.doubt, count(1)
+
+    def prove(plan: Any) -> str | None:
+        found = doubt(plan)
+        if next(asked) == 2:  # the first is of the fast path
+            play(router, *FAILED_OVER)
+        return found
+
+    router.doubt = prove  # type: ignore[method-assign]
+    with pytest.raises(TokenUnproven):
+        node_of(session.write())
+    assert router.pool("pg2", writes=True).in_flight == {}
+
+
+@pytest.mark.parametrize("idle", [False, True])
+def test_an_attempt_that_is_made_again_does_not_bind_its_session(idle: bool) -> None:
+    """Nobody has heard of what it saw, and its server is gone before its mark could settle."""
+    for idempotent in (False, True):
+        router = Staged(ALL_WELL)
+        session = router.session()
+        router.time.sleep(1.0)
+        if idle:
+            router.make_idle("pg1", autocommit=idempotent)
+        old = router.connection("pg1", writes=True)
+
+        def fail(*_: Any, old: Connection = old, router: Staged = router, **__: Any) -> Any:
+            old.done.append("insert")
+            router.time.sleep(1.0)
+            play(router, *FAILED_OVER)
+            old.status(LOST)
+            raise psycopg.OperationalError("the server closed the connection")
+
+        old.execute = fail  # type: ignore[method-assign]
+        if idempotent:
+            assert session.execute("insert", idempotent=True).node == "pg2"
+        else:
+            change = session.transaction(lambda found: (found.execute("insert"), found.node)[1])
+            assert change == "pg2"
+        assert old.done.count("insert") == 1
+        with session.read() as connection:
+            assert connection.node in ("pg2", "pg3")
+
+
+def test_a_replica_that_has_caught_up_is_looked_at_again() -> None:
+    router = Staged((PRIMARY, REPLICA_2, Silence("pg3", "gone")))
+    behind = (PRIMARY, Answer("pg2", True, 1, 7, 950, True), Silence("pg3", "gone"))
+
+    def fall_behind() -> None:
+        play(router, *behind)
+        router.rounds = [behind, (PRIMARY, REPLICA_2, Silence("pg3", "gone"))]
+
+    meanwhile(router.pool("pg2"), fall_behind)
+    began = router.time.now
+    assert node_of(router.read(max_lag=10, otherwise="raise")) == "pg2"
+    assert router.time.now - began < 0.1
+
+
 def test_a_replica_that_falls_behind_during_checkout_does_not_break_the_contract() -> None:
     def staged() -> Staged:
         router = Staged(ALL_WELL)
@@ -531,6 +619,23 @@ def test_a_replica_that_answers_others_is_not_left_out_for_a_slow_statement() ->
     assert router.fleet.replicas == ("pg2", "pg3")
 
 
+def test_a_replica_whose_connections_go_from_hand_to_hand_is_not_left_out() -> None:
+    router = Staged(ALL_WELL)
+    for _ in range(5):
+        router.pool("pg2").worked_at = router.time.now + 0.5
+        overdue(router, "pg2")
+    router.fleet._choose()
+    assert router.fleet.replicas == ("pg2", "pg3")
+
+
+def test_a_deadline_shorter_than_a_server_may_be_silent_says_nothing_of_it() -> None:
+    router = Staged(ALL_WELL, eject_after_seconds=1.05)
+    for _ in range(5):
+        overdue(router, "pg2")
+    router.fleet._choose()
+    assert router.fleet.replicas == ("pg2", "pg3")
+
+
 def test_a_promotion_is_seen_on_the_connections_that_read() -> None:
     router = Staged(ALL_WELL)
     for name in ("pg2", "pg3"):
@@ -565,11 +670,14 @@ def test_nobody_waits_for_a_pool_that_is_refused_and_has_nothing() -> None:
     router.watch(router.time.now)
     assert pool.renewed == 0  # one may come back
     pool.in_flight.clear()
+    pool.password_refused = True
+    router.watch(router.time.now)
+    assert pool.renewed == 0  # that is no fault of the server
+    pool.password_refused = False
     router.watch(router.time.now)
     assert pool.renewed == 1
-    pool.begin_anew()
     router.watch(router.time.now)
-    assert pool.renewed == 1  # it is being tried
+    assert pool.renewed == 1  # it is being tried: one renewal is enough
     pool.connected(psycopg.OperationalError("too many clients"))
     play(router, PRIMARY, REPLICA_2, Silence("pg3", "gone"))
     router.watch(router.time.now)

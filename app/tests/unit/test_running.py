@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 import pytest
@@ -20,8 +20,9 @@ from pgroute import (
 )
 from pgroute import Router as ThreadsRouter
 from pgroute.core.topology import Answer, Silence
-from pgroute.observing.observer import Doubt
+from pgroute.observing.observer import Doubt, Fault
 from pgroute.routing.commit import Commit
+from pgroute.routing.connections import OwnCommit
 from pgroute.statements import Route as Lane
 from pgroute.statements import Statements, text_of
 
@@ -418,6 +419,18 @@ def test_a_read_only_commit_that_is_lost_is_no_doubt() -> None:
     assert router.transaction(begin, read_only=True) == "done"
     assert router.noted.doubts == []
     assert {action for _, action in router.noted.retries} == {"rerun"}
+
+
+def test_a_commit_of_the_caller_s_own_that_is_lost_is_a_fault_and_a_doubt() -> None:
+    router = Router(ALL_WELL)
+    router.make_idle("pg1", autocommit=False)
+    writing = router.write()
+    connection = cast(Any, writing.__enter__())
+    connection.own_commit = OwnCommit.SENT
+    with pytest.raises(CommitUnknown, match="pg1"):
+        writing.__exit__(None, lost(connection), None)
+    assert router.noted.doubts == [Doubt.UNKNOWN]
+    assert router.noted.faults == [("pg1", Fault.CONNECTION_LOST)]
 
 
 def test_a_commit_is_waited_for_while_it_is_in_progress() -> None:

@@ -173,7 +173,8 @@ def _otherwise(contract: Contract, topology: Topology) -> Then:
     """What the caller wants when no replica will do."""
     if topology.primary is None or contract.otherwise is Otherwise.RAISE:
         return Then.REFUSE
-    return Then.WAIT if contract.otherwise is Otherwise.WAIT else Then.SPILL
+    alone = len(topology.nodes) < 2
+    return Then.WAIT if contract.otherwise is Otherwise.WAIT and not alone else Then.SPILL
 
 
 def _eventual(

@@ -30,6 +30,10 @@ class Trail:
         copied._pending = pending
         return copied
 
+    def restore(self, kept: Trail) -> None:
+        """Be again what was copied: what was seen since is of an attempt that nobody hears of."""
+        self.floor, self._pending = kept.floor, kept._pending.copy()
+
     def note(self, mark: Mark) -> None:
         """A write or read has ended; a later one on the same node takes the earlier one's place."""
         self._pending[mark.node, mark.timeline, mark.epoch] = mark

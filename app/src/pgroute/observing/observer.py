@@ -239,7 +239,9 @@ def together(*observers: Observer) -> Observer:
 
 def each_of(observer: Observer) -> Sequence[Observer]:
     """The observers that :func:`together` has made one of; a single one as it is."""
-    return observer._all if isinstance(observer, _Together) else (observer,)
+    if not isinstance(observer, _Together):
+        return (observer,)
+    return [one for several in observer._all for one in each_of(several)]
 
 
 class _Together(Silent):

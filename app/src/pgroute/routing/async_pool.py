@@ -152,6 +152,7 @@ class AsyncNodePool(Front[AsyncNodeConnection]):
         """Close what :meth:`outdate` left behind; new ones are made when wanted."""
         async with self._changing:
             pool, self._pool = self._pool, None
+            self.password_refused = False
             self.begin_anew()
         for connection in self.all_idle():
             await self.discard(connection)

@@ -101,7 +101,7 @@ class Base(ABC):
         self.fleet = Fleet(settings, self, self.observer, clock=clock, random=self.random)
         self.limit = settings.operation_timeout_seconds
         self.calls = count()
-        self._cut_off: list[tuple[weakref.ref[Holder], Front[Any], Any]] = []
+        self._severed: list[tuple[weakref.ref[Holder], Front[Any], Any]] = []
         self.retry_budget = RatioBudget(settings.retry_share, reserve=10)
         self.hedge_budget = RatioBudget(settings.hedge_share, most=100)
         self.hedge_delay = HedgeDelay(fraction=settings.hedge_percentile)
@@ -505,45 +505,52 @@ class Base(ABC):
         for pool in self.pools_by_key.values():
             for holder in pool.overdue(now):
                 _log.warning("%s: cutting a connection at its deadline", pool.node)
-                self.overdue(holder)
-                holder.connection.cut()
-                self._cut_off.append((weakref.ref(holder), pool, holder.connection))
+                status = holder.connection.pgconn.transaction_status
+                self.overdue(holder, waits=status == pq.TransactionStatus.ACTIVE)
+                self._cut_off(pool, holder)
             if pool.hopeless and pool.read_only and self.fleet.has_another(pool.node):
+                pool.begin_anew()
                 self.abandon(pool.node)
         self._reclaim()
+
+    def _cut_off(self, pool: Front[Any], holder: Holder) -> None:
+        """Let whoever has a connection find it broken."""
+        holder.connection.cut()
+        self._severed.append((weakref.ref(holder), pool, holder.connection))
 
     def _reclaim(self) -> None:
         """Take back the connections of holders that were cut and then forgotten, as by a thread
         that ended in the middle: nobody else would, and their pools would be short of them."""
-        if self._cut_off:
-            waiting, self._cut_off = self._cut_off, []
+        if self._severed:
+            waiting, self._severed = self._severed, []
             for holder, pool, connection in waiting:
                 if holder() is None:  # ended or forgotten; the second time does nothing
                     self.take_back(pool, connection)
                 else:
-                    self._cut_off.append((holder, pool, connection))
+                    self._severed.append((holder, pool, connection))
 
-    def overdue(self, holder: Holder) -> None:
-        """A deadline has come. It speaks against a server only where nothing has come back since
-        the lease began: else the statement is slow, not the server."""
-        node = holder.route.node
-        waits = holder.connection.pgconn.transaction_status == pq.TransactionStatus.ACTIVE
-        if not waits or self.worked_since(node, holder.until - holder.limit):
+    def overdue(self, holder: Holder, *, waits: bool) -> None:
+        """A deadline has come, while a statement ``waits`` or not. It speaks against a server only
+        where nothing has come back since the lease began, which is not just now: else the
+        statement is slow, not the server."""
+        node, limit = holder.route.node, holder.limit
+        short = limit < self.settings.eject_after_seconds
+        if not waits or short or self.worked_since(node, holder.until - limit):
             self.observer.failed(node, Fault.OVERDUE)
         else:
             self.fleet.suspect(node, Fault.OVERDUE, "reads do not come back")
 
     def worked_since(self, node: str, moment: float) -> bool:
         """Whether a connection was handed out after ``moment`` and came back well."""
+        pools = [self.pools_by_key[node, read_only] for read_only in (True, False)]
         return any(
-            connection.used_at > moment
-            for read_only in (True, False)
-            for connection in self.pools_by_key[node, read_only].idle.copy()
+            pool.worked_at > moment or any(one.used_at > moment for one in pool.idle.copy())
+            for pool in pools
         )
 
     def cut_reads(self, node: str) -> None:
         """Cut whoever waits for an answer to a read from a silent node."""
-        self._cut(self.pools_by_key[node, True], "it is silent", busy_only=True)
+        self._cut_all(self.pools_by_key[node, True], "it is silent", busy_only=True)
 
     def abandon(self, node: str) -> None:
         """Let nobody wait for a connection to a silent node: others may give one at once."""
@@ -554,12 +561,12 @@ class Base(ABC):
 
     def cut_writes(self, node: str) -> None:
         """Cut whoever writes on a node that is the primary no more."""
-        self._cut(self.pools_by_key[node, False], "it is the primary no more", busy_only=False)
+        self._cut_all(self.pools_by_key[node, False], "it is the primary no more", busy_only=False)
 
-    def _cut(self, pool: Front[Any], why: str, *, busy_only: bool) -> None:
+    def _cut_all(self, pool: Front[Any], why: str, *, busy_only: bool) -> None:
         for holder in pool.everyone(why, busy_only=busy_only):
             _log.warning("%s: cutting a connection: %s", pool.node, why)
-            holder.connection.cut()
+            self._cut_off(pool, holder)
 
 
 def unavailable(node: str, why: str) -> NodeUnavailable:

@@ -84,6 +84,7 @@ def explain(
     node = holder.route.node
     in_doubt = holder.connection.own_commit is OwnCommit.SENT and not _read_only(holder)
     if in_doubt and isinstance(error, psycopg.Error) and (cut or lost):
+        router.fleet.suspect(node, Fault.CONNECTION_LOST, holder.verdict or one_line(error))
         router.observer.in_doubt(node, Doubt.UNKNOWN)
         return CommitUnknown(node, None, one_line(error))
     if cut and isinstance(error, psycopg.OperationalError):
@@ -102,7 +103,7 @@ def explain(
     elif lost:
         router.fleet.suspect(node, Fault.CONNECTION_LOST, one_line(error))
     elif ran_out(router, holder, error):
-        router.overdue(holder)
+        router.overdue(holder, waits=True)
     return error
 
 

@@ -26,6 +26,15 @@ class Plan:
         """The same for another thread to look at: a trail is for one alone."""
         return self if self.trail is None else replace(self, trail=self.trail.copy())
 
+    def kept(self) -> Trail | None:
+        """The trail before an attempt, for :meth:`forget`; None without one."""
+        return None if self.trail is None else self.trail.copy()
+
+    def forget(self, kept: Trail | None) -> None:
+        """The attempt since then is made again, and nobody hears of what it has seen."""
+        if self.trail is not None and kept is not None:
+            self.trail.restore(kept)
+
     @property
     def replica_reason(self) -> Reason:
         """Why a replica that meets the plan is read."""

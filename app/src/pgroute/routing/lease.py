@@ -56,6 +56,7 @@ class Front(Generic[Connection]):
         self.read_only = read_only
         self.epoch = 0
         self.look_at = 0.0  # from then on, see whether the server's role is another one
+        self.worked_at = 0.0  # when a connection was handed out that came back well, if known
         self._refusals = 0  # attempts to connect that failed since the last that did not
         self.idle: deque[Connection] = deque()
         # Who holds a connection, and until when: whoever takes the holder out decides its end.
@@ -105,11 +106,12 @@ class Front(Generic[Connection]):
     @property
     def hopeless(self) -> bool:
         """Whether somebody waits for a connection that was refused, and none can come back."""
-        return bool(self._refusals and self.waiting and not self.in_flight and not self.idle)
+        if self.password_refused or not self._refusals:  # a wrong password is no server's fault
+            return False
+        return bool(self.waiting and not self.in_flight and not self.idle)
 
     def begin_anew(self) -> None:
         """What was refused until now says nothing of what is tried from now on."""
-        self.password_refused = False
         self._refusals = 0
 
     def password_changed(self) -> bool:
@@ -178,6 +180,7 @@ class Front(Generic[Connection]):
         """Let an idle connection that was looked at be as it was."""
         self.idle.append(connection)
         if self.waiting or self.closed:
+            self.worked_at = connection.used_at
             self.hand_over()
 
     def keep(self, holder: Any, connection: Connection) -> bool:
@@ -197,6 +200,7 @@ class Front(Generic[Connection]):
             return False
         self.idle.append(connection)
         if self.waiting:
+            self.worked_at = connection.used_at
             self.hand_over()
         return True
 

@@ -64,6 +64,8 @@ def _find_reader(router: Base, holder: Holder, avoid: frozenset[str]) -> Steps[A
             # It was away and may have come back with less, another one is the primary by now, or
             # it has fallen behind while we waited for the connection.
             yield from give_back(router, holder)
+            router.fleet.want()
+            tried.discard(holder.route.node)
             continue
         then = chosen.then
         patient = then is Then.WAIT or plan.contract.otherwise is Otherwise.RAISE
@@ -131,9 +133,10 @@ def _find_primary(
     until = started + limit if until is None else until
     backoff = Backoff(router.random, deadline=until)
     trouble: NodeUnavailable | None = None
-    if not read_only and holder.plan is not None:
-        yield from _until_proven(router, holder.plan, until)
+    plan = None if read_only else holder.plan
     while True:
+        if plan is not None:
+            yield from _until_proven(router, plan, until)
         name, topology = fleet.primary, fleet.topology
         if name is not None:
             try:
@@ -142,6 +145,9 @@ def _find_primary(
             except NodeUnavailable as error:
                 trouble = error
             else:
+                if plan is not None and not router.has_all(plan):
+                    yield from give_back(router, holder)  # it became the primary meanwhile
+                    continue
                 if trouble is not None or router.clock() - started > 0.1:
                     router.observer.waited(name, Wait.PRIMARY, router.clock() - started)
                 return connection
@@ -162,8 +168,8 @@ def _find_primary(
 
 
 def _until_proven(router: Base, plan: Plan, until: float) -> Steps[None]:
-    """Wait for the primary that has what the plan's token or session stands for: what is changed
-    there is read first. Any later primary has it, too, or is not believed."""
+    """Wait for a primary that has what the plan's token or session stands for, if there is a
+    primary: what is changed there is read first."""
     doubt = router.doubt(plan)
     if doubt is None:
         return

@@ -145,6 +145,7 @@ class NodePool(Front[NodeConnection]):
         with self._changing:
             self.outdate()
             pool, self._pool = self._pool, None
+            self.password_refused = False
             self.begin_anew()
         for connection in self.all_idle():
             self.discard(connection)

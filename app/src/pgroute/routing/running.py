@@ -12,6 +12,7 @@ from psycopg import IsolationLevel, pq
 
 from pgroute.core.retries import Action, Backoff, Trouble, Work, decide_retry, trouble
 from pgroute.core.topology import Role
+from pgroute.core.trail import Trail
 from pgroute.errors import CommitUnknown, DeadlineExceeded, NodeUnavailable
 from pgroute.observing.observer import Reason
 from pgroute.results import Result
@@ -59,8 +60,14 @@ class Failure(Exception):
         self.committed = committed
 
 
-def execute(router: Base, statement: Statement, failure: Failure | None = None) -> Steps[Result]:
-    """The statement's result; ``failure`` is of an attempt made already."""
+def execute(
+    router: Base,
+    statement: Statement,
+    failure: Failure | None = None,
+    kept: Trail | None = None,
+) -> Steps[Result]:
+    """The statement's result; ``failure`` is of an attempt made already, ``kept`` the session's
+    trail before it."""
     until = statement.until
     effort = _Effort(router, until)
     avoid: frozenset[str] = frozenset()
@@ -80,6 +87,7 @@ def execute(router: Base, statement: Statement, failure: Failure | None = None) 
             )
             if action is Action.RAISE:
                 raise _final(failure, statement)
+            statement.plan.forget(kept)
             if action is Action.PRIMARY_AND_REMEMBER:
                 statement = replace(statement, reads=False)
             elif action is Action.NEXT_NODE:
@@ -88,6 +96,7 @@ def execute(router: Base, statement: Statement, failure: Failure | None = None) 
                 prepare = False
             if action in _ELSEWHERE:
                 yield router.do_pause(effort.pause(failure))
+        kept = statement.plan.kept()
         try:
             holder = Holder(router, max(until - router.clock(), 0.001), statement.plan)
             return (yield from attempt(router, statement, holder, avoid, prepare))
@@ -109,6 +118,7 @@ def transaction(
     effort = _Effort(router, until)
     avoid: frozenset[str] = frozenset()
     while True:
+        kept = plan.kept()
         try:
             return (yield from _once(router, fn, plan, read_only, isolation, until, avoid))
         except Failure as failure:
@@ -119,6 +129,7 @@ def transaction(
                 if failure.committed:
                     failure.error.add_note("pgroute: not run again, a part of it has committed")
                 raise failure.error from failure.error.__cause__
+            plan.forget(kept)
             if read_only:
                 avoid |= {failure.node}
             pause = effort.pause(failure)

@@ -168,6 +168,15 @@ def test_the_caller_chooses_what_happens_otherwise(otherwise: Otherwise, then: T
     assert Fleet(pg2=None, pg3=None).ask(Contract(otherwise=otherwise)) == ((), then)
 
 
+def test_a_lone_server_waits_for_no_replica() -> None:
+    fleet = Fleet()
+    fleet.topology = decide(
+        [Answer("pg1", False, 1, CLUSTER, 5000, False)], fence=Fence(CLUSTER, 1), max_lag_bytes=0
+    )
+    assert fleet.ask(Contract(otherwise=Otherwise.WAIT)) == ((), Then.SPILL)
+    assert fleet.ask(Contract(otherwise=Otherwise.RAISE)) == ((), Then.REFUSE)
+
+
 def test_a_token_of_a_timeline_to_come_is_not_read_on_this_primary() -> None:
     fleet = Fleet()
     assert fleet.ask(Contract(after=token(1, timeline=2))) == ((), Then.LOOK_AGAIN)

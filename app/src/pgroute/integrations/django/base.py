@@ -56,8 +56,7 @@ class DatabaseWrapper(PostgresqlWrapper):  # type: ignore[misc]
         if self.alias == REPLICA:
             lease, connection = _read(here)
         else:
-            lease = here.session.write()
-            connection = lease.__enter__()
+            lease, connection = _write(here)
             here.wrote = True
         self.isolation_level = IsolationLevel.READ_COMMITTED
         self._lease = lease
@@ -184,6 +183,16 @@ def _read(here: Any) -> tuple[Any, Any]:
     except TokenError:  # what it stands for may be lost: the primary's is the truth now
         here.start_anew()
         lease = here.session.read("strong")
+        return lease, lease.__enter__()
+
+
+def _write(here: Any) -> tuple[Any, Any]:
+    lease = here.session.write()
+    try:
+        return lease, lease.__enter__()
+    except TokenError:  # as above
+        here.start_anew()
+        lease = here.session.write()
         return lease, lease.__enter__()
 
 
