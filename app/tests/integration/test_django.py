@@ -122,6 +122,15 @@ def test_a_foreign_token_is_replaced() -> None:
     assert COOKIE not in second.cookies
 
 
+def test_who_brings_a_foreign_token_may_write() -> None:
+    visitor = Client()
+    visitor.cookies[COOKIE] = "1-1-0/FF"
+    first = visitor.get("/users")  # writes and reads nothing
+    assert first.status_code == 200
+    assert first.cookies[COOKIE].value != "1-1-0/FF"
+    assert visitor.get(f"/users/{first.json()['id']}").json()["found"] == 1
+
+
 def test_a_job_reads_what_it_wrote_and_may_ask_for_more() -> None:
     with visit():
         user = User.objects.create(first_name="Job")
