@@ -451,7 +451,7 @@ def test_a_replica_whose_reads_hang_is_left_out(servers: Servers, front: str) ->
         hung = 0
         for _ in range(60):
             try:
-                with router.read(timeout=0.2) as connection:
+                with router.read(timeout=0.4) as connection:
                     connection.execute(SLOW_ON_PG2)
             except DeadlineExceeded as error:
                 assert "pg2" in str(error)  # noqa: PT017 - some succeed
