@@ -5,7 +5,9 @@ import hashlib
 import hmac
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -53,6 +55,27 @@ def test_a_server_runs_only_if_its_process_does(tmp_path: Path, program: str | N
 
 def test_no_server_runs_where_there_is_no_pid(tmp_path: Path) -> None:
     assert connection.is_running(str(tmp_path)) is False
+
+
+def test_another_identity_brings_its_supplementary_groups_and_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A process that is root, and a user postgres who is in group 114 as well, as Debian's ssl-cert is.
+    now: dict[str, Any] = {"uid": 0, "gid": 0, "groups": [0, 27]}
+
+    def changes(key: str) -> Callable[[Any], None]:
+        def change(value: Any) -> None:
+            assert key == "uid" or now["uid"] == 0, "only root may change groups"
+            now[key] = value
+        return change
+
+    entry = SimpleNamespace(pw_name="postgres", pw_uid=105, pw_gid=110)
+    monkeypatch.setattr(connection, "pwd", SimpleNamespace(getpwnam=lambda _: entry))
+    monkeypatch.setattr(connection, "os", SimpleNamespace(
+        geteuid=lambda: now["uid"], getegid=lambda: now["gid"], getgroups=lambda: now["groups"],
+        seteuid=changes("uid"), setegid=changes("gid"), setgroups=changes("groups"),
+        initgroups=lambda user, group: changes("groups")([group, 114] if user == "postgres" else [group])))
+    with connection.acting_as("postgres"):
+        assert now == {"uid": 105, "gid": 110, "groups": [110, 114]}
+    assert now == {"uid": 0, "gid": 0, "groups": [0, 27]}
 
 
 def test_the_connection_is_documented_as_it_is_taken() -> None:

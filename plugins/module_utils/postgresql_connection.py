@@ -60,7 +60,9 @@ def acting_as(user: str) -> Iterator[None]:
     if os.geteuid() in (entry.pw_uid,) or os.geteuid() != 0:
         yield
         return
-    group = os.getegid()
+    group, groups = os.getegid(), os.getgroups()
+    # The server has the groups of its user too: Debian's keys are readable for ssl-cert only.
+    os.initgroups(entry.pw_name, entry.pw_gid)
     os.setegid(entry.pw_gid)
     os.seteuid(entry.pw_uid)
     try:
@@ -68,6 +70,7 @@ def acting_as(user: str) -> Iterator[None]:
     finally:
         os.seteuid(0)
         os.setegid(group)
+        os.setgroups(groups)
 
 
 def connect(params: dict[str, Any], database: str = "postgres", autocommit: bool = False) -> Any:
