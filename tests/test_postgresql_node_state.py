@@ -1,5 +1,6 @@
 """What is read from a data directory whose server does not run: its control file, where its log ends, where its history forked."""
 
+import os
 import struct
 from pathlib import Path
 
@@ -74,3 +75,18 @@ def test_the_control_file_is_read_field_by_field() -> None:
         "system_identifier": "7710403378714462933", "state": "shut down in recovery", "checkpoint_lsn": "0/1B83C68",
         "checkpoint_timeline": 2, "minimum_recovery_timeline": 3, "wal_segment_bytes": SEGMENT,
     }
+
+
+@pytest.mark.parametrize(("mark", "counted"), [("made-by-pgfleet", True), ("somebody-elses", False)])
+def test_what_our_interrupted_copy_takes_counts_as_free(tmp_path: Path, mark: str, counted: bool) -> None:
+    left = tmp_path / "main.new"
+    (left / "data/base").mkdir(parents=True)
+    (left / mark).touch()
+    (left / "data/base/1").write_bytes(os.urandom(1 << 20))
+    device, size = module.leftover(str(tmp_path / "main"))
+    assert (size >= 1 << 20) is counted
+    assert not counted or device == os.stat(tmp_path).st_dev
+    status = os.statvfs(tmp_path)
+    free = module.free_bytes(str(tmp_path / "main"), (device, 1 << 50)) - status.f_bavail * status.f_frsize
+    assert (free > 1 << 49) is counted
+    assert module.leftover(str(tmp_path / "none")) == (-1, 0)

@@ -132,7 +132,7 @@ is_mount_point:
   type: bool
   returned: with data_directory
 free_bytes:
-  description: Free bytes for an ordinary user by directory.
+  description: Free bytes for an ordinary user by directory; what an interrupted copy of ours left counts as free.
   type: dict
   returned: always
 """
@@ -468,12 +468,27 @@ def own_addresses(module: AnsibleModule, address: str) -> list[str]:
         return run(module, ["hostname", "-I"])[1].split() or ["none"]
 
 
-def free_bytes(path: str) -> int:
-    """Free bytes for an ordinary user where this path is, or will be."""
+def leftover(data_directory: str) -> tuple[int, int]:
+    """(device, bytes) of what an interrupted copy left beside a data directory; the next one removes it before it begins."""
+    root = data_directory.rstrip("/") + ".new"
+    # As postgresql_data_directory marks what it makes; a directory of anybody else's stays, and so takes its room.
+    if not os.path.isfile(os.path.join(root, "made-by-pgfleet")):
+        return -1, 0
+    size = 0
+    for folder, _, names in os.walk(root):
+        for name in names:
+            # Another run may be at work here.
+            with contextlib.suppress(FileNotFoundError):
+                size += os.lstat(os.path.join(folder, name)).st_blocks * 512
+    return os.stat(os.path.dirname(root)).st_dev, size
+
+
+def free_bytes(path: str, left: tuple[int, int]) -> int:
+    """Free bytes for an ordinary user where this path is, or will be, with what an interrupted copy left on the same disk."""
     while not os.path.isdir(path) and path != "/":
         path = os.path.dirname(path)
     status = os.statvfs(path)
-    return status.f_bavail * status.f_frsize
+    return status.f_bavail * status.f_frsize + (left[1] if os.stat(path).st_dev == left[0] else 0)
 
 
 def unit_states(module: AnsibleModule, units: list[str]) -> dict[str, dict[str, Any]]:
@@ -560,8 +575,9 @@ def main() -> None:
         "changed": False,
         "ports": port_owners(module.params["ports"]),
         "own_addresses": own_addresses(module, module.params["address"]),
-        "free_bytes": {path: free_bytes(path) for path in module.params["directories"]},
     }
+    left = leftover(module.params["data_directory"]) if module.params["data_directory"] else (-1, 0)
+    result["free_bytes"] = {path: free_bytes(path, left) for path in module.params["directories"]}
     result["units"] = unit_states(module, module.params["units"])
     deadline = time.monotonic() + module.params["wait_seconds"]
     answers = {url: until(deadline, functools.partial(fetch, url), lambda answer: answer[0] == 200)
