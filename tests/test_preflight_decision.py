@@ -39,8 +39,8 @@ PRIMARY, REPLICA = running(writable=True), running(writable=False)
 SILENT = {"reachable": False, "problems": ["pg2 does not answer over SSH."]}
 
 
-def decide(*nodes: dict[str, Any], declared: str = "pg1") -> dict[str, Any]:
-    return dict(state.decide(dict(zip(NAMES, nodes, strict=True)), NAMES, declared))
+def decide(*nodes: dict[str, Any], declared: str = "pg1", making: list[str] | None = None) -> dict[str, Any]:
+    return dict(state.decide(dict(zip(NAMES, nodes, strict=True)), NAMES, declared, NAMES if making is None else making))
 
 
 def assert_stops(decision: dict[str, Any], *words: str) -> None:
@@ -98,6 +98,21 @@ MARKER = "/etc/postgresql/17/main/pgfleet-data"
 def test_a_node_that_held_data_is_not_cloned_again(kind: str) -> None:
     assert_stops(decide(PRIMARY, REPLICA, {**empty(kind), "data_marker": MARKER}),
                  "pg3 holds no data, but did", "/var/lib/postgresql/17/main", "mounted?", f"type on pg3: sudo rm {MARKER}")
+
+
+@pytest.mark.parametrize("making", [[], ["pg1", "pg2"]])
+@pytest.mark.parametrize("unfit", [{"data_marker": MARKER}, {"is_mount_point": True}, {"free_bytes": {"/var/lib/postgresql/17/main": 1}}])
+def test_a_run_that_makes_no_data_on_a_node_goes_on_beside_it(unfit: dict[str, Any], making: list[str]) -> None:
+    nodes = PRIMARY | {"database_bytes": 2}, REPLICA, {**empty(), **unfit}
+    assert decide(*nodes)["action"] == "stop"
+    assert decide(*nodes, making=making)["action"] == "converge"
+
+
+def test_no_data_directory_is_renamed_onto_a_mount_point() -> None:
+    mounted = {**empty(), "is_mount_point": True}
+    for nodes in ((PRIMARY, REPLICA, mounted), (empty(), empty(), mounted)):
+        assert_stops(decide(*nodes), "pg3: /var/lib/postgresql/17/main is itself a mount point", "mount that disk on /var/lib/postgresql/17 instead")
+    assert decide(PRIMARY, REPLICA, {**REPLICA, "is_mount_point": True})["action"] == "converge"
 
 
 def test_a_damaged_directory_is_set_aside_and_cloned_also_where_data_was() -> None:
@@ -259,7 +274,7 @@ def test_roles_are_told_empty_cluster_or_incomplete() -> None:
 def test_every_problem_is_told_once() -> None:
     nodes = {"pg1": PRIMARY, "pg2": SILENT, "pg3": REPLICA | {"problems": ["pg3: no room."]},
              "mon1": {"reachable": False, "problems": ["mon1 does not answer over SSH."]}}
-    told = state.sentences(nodes, state.decide(nodes, NAMES, "pg1"), NAMES)
+    told = state.sentences(nodes, state.decide(nodes, NAMES, "pg1", NAMES), NAMES)
     assert len(told) == 3
     assert told[:2] == ["mon1 does not answer over SSH.", "pg3: no room."]
     assert told[2].startswith("pg2 does not answer over SSH. No run changes a cluster")

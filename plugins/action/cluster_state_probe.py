@@ -54,15 +54,11 @@ def space_problems(node: str, wanted: list[dict[str, Any]], free: dict[str, int]
 
 
 def place_problems(node: str, address: str, state: dict[str, Any]) -> list[str]:
-    """An address that services could not listen on, and a place where no data directory can be renamed into."""
+    """An address that services could not listen on."""
     problems = []
     if state.get("own_addresses"):
         problems.append(f"{node}: {address} is none of its own addresses ({', '.join(state['own_addresses'])}), so no server could "
                         f"listen there: set node_address of {node} in the inventory to the one at which the other nodes reach it.")
-    if state.get("is_mount_point") and state["data_directory_state"] != "cluster":
-        directory = str(state["data_directory"]).rstrip("/")
-        problems.append(f"{node}: {directory} is itself a mount point, but a new data directory is renamed into its place: "
-                        f"mount that disk on {directory.rpartition('/')[0]} instead.")
     return problems
 
 

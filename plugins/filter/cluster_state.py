@@ -169,10 +169,22 @@ def check_nothing_is_missing(nodes: dict[str, Node], primary: str | None) -> Non
                    f"data, but {why} What it may have written as primary since would be lost. To start {primary} all the same, {give_up}")
 
 
-def check_clones(nodes: dict[str, Node], primary: str) -> None:
+def check_places(nodes: dict[str, Node], making: list[str]) -> None:
+    """A new data directory is renamed into its place, which no mount point lets happen."""
+    for name, node in sorted(nodes.items()):
+        if name in making and node.get("is_mount_point") and not has_data(node):
+            directory = str(node["data_directory"]).rstrip("/")
+            raise Stop(
+                f"{name}: {directory} is itself a mount point, but a new data directory is renamed into its place: "
+                f"mount that disk on {directory.rpartition('/')[0]} instead, then run the same command again."
+            )
+
+
+def check_clones(nodes: dict[str, Node], primary: str, making: list[str]) -> None:
     """A copy is made where no data was before, and where it fits."""
     for name, node in sorted(nodes.items()):
-        if has_data(node):
+        # Where this run makes no copy, it may do what it is for: the status tells of the missing data.
+        if has_data(node) or name not in making:
             continue
         # What is there but damaged is set aside, never overwritten; a path with nothing on it may be another disk's.
         if node.get("data_marker") and node["data_directory_state"] in ("absent", "empty"):
@@ -181,7 +193,6 @@ def check_clones(nodes: dict[str, Node], primary: str) -> None:
                 f"Mount it, then run the same command again. If that data is given up and {name} is to be cloned again, "
                 f"type on {name}: sudo rm {node['data_marker']}"
             )
-        # A node outside the run was not asked for its room, and will not be cloned.
         needed, free = nodes[primary].get("database_bytes"), node.get("free_bytes", {}).get(node["data_directory"])
         if needed is not None and free is not None and needed > free:
             raise Stop(
@@ -246,8 +257,8 @@ def reaches_further(node: Node, candidate: Node) -> bool:
     return (int(node["timeline"]), reached) > (timeline, page_end)
 
 
-def decide(nodes: dict[str, Node], names: list[str], declared: str) -> dict[str, Any]:
-    """What the run may do: {action, primary, notices}.
+def decide(nodes: dict[str, Node], names: list[str], declared: str, making: list[str]) -> dict[str, Any]:
+    """What the run may do: {action, primary, notices}. `making` are the nodes on which it makes data where there is none.
 
     action is bootstrap (initialise the declared node), converge (around the primary that runs),
     start_recorded_primary (start the primary, then converge around it), or stop (message says why).
@@ -259,13 +270,15 @@ def decide(nodes: dict[str, Node], names: list[str], declared: str) -> dict[str,
         check_one_cluster(nodes, writable)
         if not any(has_data(node) for node in nodes.values()):
             check_nothing_is_missing(nodes, None)
+            check_places(nodes, making)
             return {"action": "bootstrap", "primary": None, "notices": []}
         action = "converge" if writable else "start_recorded_primary"
         primary = writable[0] if writable else recorded_primary(nodes)
         if not writable:
             check_nothing_is_missing(nodes, primary)
         check_history(nodes, primary)
-        check_clones(nodes, primary)
+        check_places(nodes, making)
+        check_clones(nodes, primary, making)
     except Stop as stop:
         return {"action": "stop", "primary": None, "notices": [], "message": str(stop)}
     notices = []
