@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import fcntl
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -26,7 +27,7 @@ ansible_facts:
   returned: always
   type: dict
 unfinished:
-  description: Packages that are unpacked but not configured.
+  description: Packages that are unpacked but not configured although nothing is being installed.
   returned: always
   type: list
   elements: str
@@ -56,24 +57,32 @@ def unfinished(listed: str) -> list[str]:
     return sorted(name for status, name, _ in lines if status[:2] in ("iU", "iF", "iW", "it"))
 
 
-def policy_left() -> bool:
+def is_installing() -> bool:
+    """Whether somebody installs packages now: apt, unattended-upgrades and dpkg hold this lock all the while."""
     try:
-        with open(POLICY) as file:
-            if file.read() != OURS:
-                return False
-        # Who installs packages now holds this lock, and the file is there on purpose.
         with open(LOCK, "a") as lock:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        return False
-    return True
+        return True
+    return False
+
+
+def left_behind(listed: str) -> dict[str, Any]:
+    """What an installation left that was killed; of one that is still at work everything is there on purpose."""
+    if is_installing():
+        return {"unfinished": [], "policy_left": False}
+    try:
+        with open(POLICY) as file:
+            return {"unfinished": unfinished(listed), "policy_left": file.read() == OURS}
+    except OSError:
+        return {"unfinished": unfinished(listed), "policy_left": False}
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec={}, supports_check_mode=True)
     query = ["dpkg-query", "--show", "--showformat", "${db:Status-Abbrev}\t${Package}\t${Version}\n"]
     _, listed, _ = module.run_command(query, check_rc=True)
-    module.exit_json(changed=False, ansible_facts={"packages": installed(listed)}, unfinished=unfinished(listed), policy_left=policy_left())
+    module.exit_json(changed=False, ansible_facts={"packages": installed(listed)}, **left_behind(listed))
 
 
 if __name__ == "__main__":

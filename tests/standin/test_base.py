@@ -128,6 +128,17 @@ def test_what_a_killed_installation_left_is_put_right(mirror: Mirror) -> None:
     assert mirror.install("pgfleet-second").changed == 0
 
 
+def test_what_does_not_concern_this_node_is_left_to_those_who_broke_it(mirror: Mirror) -> None:
+    # Its script fails, as that of any package may that this fleet never asked for.
+    mirror.machine.shell("rm -rf /tmp/b; mkdir -p /tmp/b/DEBIAN; printf '" + CONTROL.format(name="pgfleet-broken") + "' > /tmp/b/DEBIAN/control;"
+                         "printf '#!/bin/sh\\nexit 1\\n' > /tmp/b/DEBIAN/postinst; chmod 755 /tmp/b/DEBIAN/postinst;"
+                         "dpkg-deb --build /tmp/b /tmp/broken.deb; dpkg --install /tmp/broken.deb || true")
+    assert mirror.machine.shell("dpkg-query --show --showformat '${db:Status-Abbrev}' pgfleet-broken") == "iF"
+    run = mirror.install("pgfleet-second")
+    mirror.machine.shell("dpkg --purge pgfleet-broken")
+    assert (run.code, run.changed) == (0, 0), run.output
+
+
 def test_somebody_elses_rule_about_services_stays(mirror: Mirror) -> None:
     mirror.machine.shell(f"printf '#!/bin/sh\\n# ours\\nexit 101\\n' > {POLICY}")
     run = mirror.install("pgfleet-second")
