@@ -1,14 +1,17 @@
 """What is read from a data directory whose server does not run: its control file, where its log ends, where its history forked."""
 
 import os
+import socket
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from helpers.plugins import load_plugin
 
 module = load_plugin("modules/postgresql_node_state.py")
+probe = load_plugin("action/cluster_state_probe.py")
 
 SEGMENT, PAGE = 16 * 1024 * 1024, 8192
 
@@ -90,3 +93,37 @@ def test_what_our_interrupted_copy_takes_counts_as_free(tmp_path: Path, mark: st
     free = module.free_bytes(str(tmp_path / "main"), (device, 1 << 50)) - status.f_bavail * status.f_frsize
     assert (free > 1 << 49) is counted
     assert module.leftover(str(tmp_path / "none")) == (-1, 0)
+
+
+@pytest.mark.parametrize(("known", "listening", "peers", "words"), [
+    (["192.0.2.1", "2001:db8::1"], ["192.0.2.1"], True, ""),
+    (["127.0.1.1", "192.0.2.1"], ["127.0.1.1", "192.0.2.1"], True, ""),
+    (["127.0.1.1"], ["127.0.1.1"], True, "pg1 is only a loopback address on it"),
+    (["127.0.1.1", "192.0.2.9"], ["127.0.1.1"], True, "pg1 is only a loopback address on it"),
+    (["127.0.1.1"], ["127.0.1.1"], False, ""),
+    (["192.0.2.9"], [], True, "pg1 is none of its own addresses (192.0.2.1)"),
+    (["192.0.2.9"], [], False, "pg1 is none of its own addresses (192.0.2.1)"),
+    ([], [], True, "pg1 is none of its own addresses (192.0.2.1)"),
+])
+def test_a_name_is_good_where_servers_can_listen_and_others_reach_them(
+    monkeypatch: pytest.MonkeyPatch, known: list[str], listening: list[str], peers: bool, words: str,
+) -> None:
+    class Socket(socket.socket):
+        def bind(self, place: Any) -> None:
+            if place[0] not in listening:
+                raise OSError("Cannot assign requested address")
+
+    def resolve(*_: Any, **__: Any) -> list[Any]:
+        if not known:
+            raise socket.gaierror("Name or service not known")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in known]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(socket, "socket", Socket)
+    monkeypatch.setattr(module, "run", lambda *_: (0, "192.0.2.1", ""))
+    told = probe.address_problems("pg1", "pg1", module.address_state(None, "pg1"), peers)
+    assert (words in told[0]) if words else told == []
+
+
+def test_a_loopback_address_that_was_given_as_such_is_meant() -> None:
+    assert module.address_state(None, "127.0.0.1") == {"own_addresses": [], "address_is_loopback": False}

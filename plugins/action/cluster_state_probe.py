@@ -53,13 +53,14 @@ def space_problems(node: str, wanted: list[dict[str, Any]], free: dict[str, int]
     ]
 
 
-def place_problems(node: str, address: str, state: dict[str, Any]) -> list[str]:
-    """An address that services could not listen on."""
-    problems = []
-    if state.get("own_addresses"):
-        problems.append(f"{node}: {address} is none of its own addresses ({', '.join(state['own_addresses'])}), so no server could "
-                        f"listen there: set node_address of {node} in the inventory to the one at which the other nodes reach it.")
-    return problems
+def address_problems(node: str, address: str, state: dict[str, Any], has_peers: bool) -> list[str]:
+    """An address that services could not listen on, or at which no other node of the cluster reaches them."""
+    if not state.get("own_addresses") or (state.get("address_is_loopback") and not has_peers):
+        return []
+    own = ", ".join(state["own_addresses"])
+    fault = (f"{address} is only a loopback address on it (look at its /etc/hosts; its own are {own}), so no other node would reach it"
+             if state.get("address_is_loopback") else f"{address} is none of its own addresses ({own}), so no server could listen there")
+    return [f"{node}: {fault}: set node_address of {node} in the inventory to the one at which the other nodes reach it."]
 
 
 def distribution_problems(node: str, facts: dict[str, Any], supported: list[str], repository: str | None) -> list[str]:
@@ -90,6 +91,7 @@ class ActionModule(ActionBase):
         directories = arguments.pop("directories", [])
         addresses = arguments.pop("addresses", [])
         own_address = str(arguments.get("address") or "")
+        has_peers = bool(arguments.pop("has_peers", False))
         arguments["ports"] = [entry["port"] for entry in ports]
         arguments["directories"] = [entry["path"] for entry in directories]
         node = self._task.delegate_to or variables.get("inventory_hostname", "")
@@ -115,7 +117,7 @@ class ActionModule(ActionBase):
             return self._silent(explain(node, address, user, state))
         problems = port_problems(node, ports, state["ports"], state.get("pid"))
         problems += space_problems(node, directories, state["free_bytes"])
-        problems += place_problems(node, own_address, state)
+        problems += address_problems(node, own_address, state, has_peers)
         if facts:
             problems += distribution_problems(node, facts, supported, repository)
         found = {key: value for key, value in state.items() if key not in ("invocation", "changed")}

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import glob
+import ipaddress
 import json
 import os
 import re
@@ -123,9 +124,13 @@ not_ready:
   type: dict
   returned: always
 own_addresses:
-  description: The host's addresses, where the address asked for is none of them; otherwise empty.
+  description: The host's addresses, where the address asked for is none of them or only loopback; otherwise empty.
   type: list
   elements: str
+  returned: always
+address_is_loopback:
+  description: Whether the address asked for is a name that stands for nothing but loopback addresses here.
+  type: bool
   returned: always
 is_mount_point:
   description: Whether the data directory is itself a mount point.
@@ -455,17 +460,25 @@ def port_owners(ports: list[int]) -> dict[str, dict[str, Any]]:
     return owners
 
 
-def own_addresses(module: AnsibleModule, address: str) -> list[str]:
-    """The host's addresses where `address`, or what its name stands for, is none of them; nothing where it is."""
-    if not address:
-        return []
-    try:
+def listening_addresses(address: str) -> list[str]:
+    """Of `address`, or what its name stands for, those on which a server of this host could listen."""
+    found = []
+    with contextlib.suppress(OSError):
         for family, kind, protocol, _, place in socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM):
-            with socket.socket(family, kind, protocol) as attempt:
+            # A name may have an IPv6 address too, which this host does not use.
+            with contextlib.suppress(OSError), socket.socket(family, kind, protocol) as attempt:
                 attempt.bind(place)
-        return []
-    except OSError:
-        return run(module, ["hostname", "-I"])[1].split() or ["none"]
+                found.append(str(place[0]))
+    return found
+
+
+def address_state(module: AnsibleModule, address: str) -> dict[str, Any]:
+    """The host's own addresses where `address` is none of them, or is a name that leads to this host alone."""
+    listening = listening_addresses(address) if address else []
+    # As 127.0.1.1 of Debian's /etc/hosts does. Who gives an address instead of a name means it.
+    loopback = bool(listening) and address not in listening and all(ipaddress.ip_address(found).is_loopback for found in listening)
+    wrong = loopback or (bool(address) and not listening)
+    return {"own_addresses": run(module, ["hostname", "-I"])[1].split() or ["none"] if wrong else [], "address_is_loopback": loopback}
 
 
 def leftover(data_directory: str) -> tuple[int, int]:
@@ -574,7 +587,7 @@ def main() -> None:
     result = {
         "changed": False,
         "ports": port_owners(module.params["ports"]),
-        "own_addresses": own_addresses(module, module.params["address"]),
+        **address_state(module, module.params["address"]),
     }
     left = leftover(module.params["data_directory"]) if module.params["data_directory"] else (-1, 0)
     result["free_bytes"] = {path: free_bytes(path, left) for path in module.params["directories"]}

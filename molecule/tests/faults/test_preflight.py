@@ -85,6 +85,9 @@ def test_an_address_that_is_not_the_nodes_own_is_told(stand_ins: Any, replica: s
     wanted = '{"cluster_state_address": "192.0.2.77"}'
     assert_stopped(stand_ins.play("preflight.yml", "--limit", replica, "-e", wanted),
                    f"{replica}: 192.0.2.77 is none of its own addresses ({own}", f"set node_address of {replica}")
+    wanted = '{"cluster_state_address": "localhost"}'
+    assert_stopped(stand_ins.play("preflight.yml", "--limit", replica, "-e", wanted),
+                   f"{replica}: localhost is only a loopback address on it", f"set node_address of {replica}")
 
 
 def test_a_data_directory_that_is_itself_a_mount_point_is_told(stand_ins: Any, restore: Restore, replica: str) -> None:
@@ -176,6 +179,8 @@ def test_a_replica_whose_disk_is_not_mounted_is_not_cloned_again(stand_ins: Any,
     restore(lambda: stand_ins.put_back(replica))
     stand_ins.set_aside(replica)
     assert_stopped(stand_ins.play("postgres.yml"), f"{replica} holds no data, but did", "mounted?", f"type on {replica}: sudo rm {stand_ins.marker}")
+    assert_goes_on(stand_ins.play("preflight.yml", "--limit", f"!{replica}"))
+    assert_goes_on(stand_ins.play("client.yml", "--check"))
     assert stand_ins.data.name not in stand_ins.run(replica, f"ls {stand_ins.data.parent}").split()
 
 
