@@ -191,7 +191,7 @@ select json_build_object(
       'slot', (select slot_name from pg_replication_slots s where s.active_pid = r.pid))
       order by application_name), '[]') from pg_stat_replication r),
   'altered', (select coalesce(json_agg(distinct name order by name), '[]')
-    from pg_file_settings where sourcefile like '%/postgresql.auto.conf'),
+    from pg_file_settings where sourcefile like '%/postgresql.auto.conf' and name is not null),
   'pending_restart', (select coalesce(json_agg(name order by name), '[]')
     from pg_settings where pending_restart),
   'hba_errors', (select coalesce(json_agg(format('%s:%s: %s', file_name, line_number, error)
