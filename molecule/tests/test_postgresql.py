@@ -137,17 +137,19 @@ def test_a_role_without_a_rule_is_rejected(fleet: Fleet, name: str, variables: V
 def test_old_logs_are_removed_by_the_host(fleet: Fleet, name: str, variables: Variables) -> None:
     days = int(variables["postgresql_log_days"])
     log = "/var/log/postgresql/postgresql-{}-{}".format(variables["postgresql_version"], variables["postgresql_cluster"])
-    kept, gone, first = f"{log}-test-kept.log", f"{log}-test-gone.log", f"{log}.log"
+    kept, gone, first = f"{log}-2001-01-02.log", f"{log}-2001-01-01.log", f"{log}.log"
+    # Of another program, and of another cluster.
+    strangers = ["/var/log/postgresql/pgfleet-test.log", f"{log}test-2001-01-01.log"]
     host = fleet.node(name)
     since = host.check_output("stat --format %%Y %s", first)
     try:
         host.run_expect([0], "touch -d '%s days ago' %s", str(days - 1), kept)
-        host.run_expect([0], "touch -d '%s days ago' %s %s", str(days + 1), gone, first)
+        host.run_expect([0], "touch -d '%s days ago' %s %s %s %s", str(days + 1), gone, first, *strangers)
         # What its timer does once a day; a duplicate line is told on the way and does not count.
         host.run("systemd-tmpfiles --clean --prefix=/var/log/postgresql")
-        assert [host.file(path).exists for path in (kept, gone, first)] == [True, False, True]
+        assert [host.file(path).exists for path in (kept, gone, first, *strangers)] == [True, False, True, True, True]
     finally:
-        host.run_expect([0], "rm -f %s %s", kept, gone)
+        host.run_expect([0], "rm -f %s %s %s %s", kept, gone, *strangers)
         host.run_expect([0], "touch -d @%s %s", since, first)
     assert host.check_output("systemctl is-active systemd-tmpfiles-clean.timer") == "active"
 
