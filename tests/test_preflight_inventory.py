@@ -99,6 +99,14 @@ def test_a_placeholder_in_production_is_told_without_its_value(tmp_path: Path) -
     ("$ANSIBLE_VAULT;1.1;AES256\n6162\n", False),
     ("vault_app_rw_password: !vault |\n  $ANSIBLE_VAULT;1.1;AES256\n  6162\n", False),
     ("# nothing yet\n", False),
+    ("vault_app_rw_password: \"{{ lookup('env', 'APP_RW') }}\"\n", False),
+    ("vault_app_rw_password: '{{ from_elsewhere }}'\nvault_app_ro_password: {{ bare }}\n", False),
+    ("vault_app_rw_password: # set by an extra variable\n", False),
+    ("vault_app_rw_password: # of the application\n  !vault |\n  $ANSIBLE_VAULT;1.1;AES256\n  6162\n", False),
+    (f"vault_app_rw_password: {GOOD_SECRET} # of the application\n", True),
+    (f"vault_app_rw_password: '#{GOOD_SECRET}'\n", True),
+    (f"vault_a: \"{{{{ b }}}}\"\nvault_app_rw_password: {GOOD_SECRET}\n", True),
+    (f"vault_app_rw_password: |\n  {GOOD_SECRET}\n", True),
 ])
 def test_a_vault_file_that_is_not_encrypted_is_refused(content: str, plain: bool) -> None:
     files = {ROOT / "group_vars/env_production/vault.yml": content, ROOT / "group_vars/env_production/vault.example.yml": "vault_a: <a>\n"}

@@ -41,7 +41,8 @@ PLACEHOLDER = re.compile(r"change[-_ ]?me|example|placeholder|replace[-_ ]?me|to
 
 KEY = re.compile(r"^\s*(?:- )?[{]?\s*[\"']?([A-Za-z_]\w*)[\"']?:", re.MULTILINE)
 SETTING = re.compile(r"^([a-z]\w*):", re.MULTILINE)
-OPEN_SECRET = re.compile(r"^vault_\w+:[ \t]*(?!!vault)\S", re.MULTILINE)
+# A template only says where the secret is; a comment says nothing yet.
+OPEN_SECRET = re.compile(r"^vault_\w+:[ \t]*(?!!vault|[\"']?\{\{|#)\S", re.MULTILINE)
 WORD = re.compile(r"[a-z_][a-z0-9_]{3,}")
 
 
