@@ -1,8 +1,10 @@
 """What is read from a data directory whose server does not run: its control file, where its log ends, where its history forked."""
 
+import json
 import os
 import socket
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +125,19 @@ def test_a_name_is_good_where_servers_can_listen_and_others_reach_them(
     monkeypatch.setattr(module, "run", lambda *_: (0, "192.0.2.1", ""))
     told = probe.address_problems("pg1", "pg1", module.address_state(None, "pg1"), peers)
     assert (words in told[0]) if words else told == []
+
+
+def test_a_prometheus_without_targets_yet_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = {"labels": {"job": "node_exporter", "instance": "pg1"}, "health": "up", "lastError": ""}
+    lists = [[], [target]]
+
+    def fetch(url: str) -> tuple[int, str]:
+        data = {"activeTargets": lists.pop(0)} if "/targets" in url else {"result": []}
+        return 200, json.dumps({"data": data})
+
+    monkeypatch.setattr(module, "fetch", fetch)
+    found = module.read_prometheus("http://192.0.2.1:9090", time.monotonic() + 60)
+    assert [told["instance"] for told in found["targets"]] == ["pg1"]
 
 
 def test_a_loopback_address_that_was_given_as_such_is_meant() -> None:

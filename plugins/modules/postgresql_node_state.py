@@ -561,8 +561,9 @@ def read_prometheus(url: str, deadline: float) -> dict[str, Any]:
             {"job": target["labels"].get("job", ""), "instance": target["labels"].get("instance", ""),
              "health": target["health"], "error": target["lastError"]} for target in targets]}
 
+    # One that has just started has no targets yet.
     return until(deadline, ask, lambda found: not found["error"] and not found["failing"]
-                 and all(target["health"] == "up" for target in found["targets"]))
+                 and bool(found["targets"]) and all(target["health"] == "up" for target in found["targets"]))
 
 
 def main() -> None:
