@@ -218,6 +218,13 @@ def test_a_library_is_looked_for_where_the_server_would(name: str, setting: str,
     assert sorted(configuration.library_candidates(name, setting, "$libdir:/extra", "/lib/17")) == sorted(places)
 
 
+@pytest.mark.parametrize(("changed", "said"), [([{"path": "pg_hba.conf"}], ", so the old files are back"), ([], "")])
+def test_old_files_are_said_to_be_back_only_where_new_ones_were_written(changed: list[dict[str, str]], said: str) -> None:
+    files = object.__new__(configuration.Files)
+    files.changed = changed
+    assert files.restored == said
+
+
 def test_what_ended_a_server_is_found_in_its_log(tmp_path: Path) -> None:
     day, early = tmp_path / "17-main-day.log", tmp_path / "17-main.log"
     day.write_text("2026 [7] FATAL:  could not map an older segment\n")

@@ -177,6 +177,12 @@ def test_different_clusters_with_none_running_stop() -> None:
     assert_stops(decide(stopped(), stopped(identifier=THEIRS), empty()), OURS, THEIRS)
 
 
+def test_data_that_is_moved_aside_takes_its_marks_along() -> None:
+    left = "/etc/postgresql/17/main/conf.d/20-replication.conf"
+    assert_stops(decide(stopped(), stopped(identifier=THEIRS) | {"data_marker": MARKER, "left_behind": left}, empty()),
+                 f"aside by hand, type there: sudo rm -f {MARKER} {left}, then run the same command again")
+
+
 def test_all_stopped_starts_the_recorded_primary() -> None:
     decision = decide(stopped(), stopped(replica=True), stopped(replica=True, end="0/4FFE000"))
     assert decision == {"action": "start_recorded_primary", "primary": "pg1", "notices": []}

@@ -123,10 +123,12 @@ def check_one_cluster(nodes: dict[str, Node], writable: list[str]) -> None:
             f"{nodes[foreign[0]]['data_directory']} on {foreign[0]} aside by hand, type there: "
             f"sudo rm -f {marker_of(nodes[foreign[0]])}, then run the same command again."
         )
+    marks = dict.fromkeys(path for node in initialised.values() for path in [marker_of(node), *traces(node)])
     raise Stop(
         "The nodes hold data of different clusters, and none is running as primary "
         f"({'; '.join(describe(name, node) for name, node in initialised.items())}). "
-        "Move the data directory that does not belong here aside by hand, then run the same command again."
+        f"Move the data directory that does not belong here aside by hand, type there: sudo rm -f {' '.join(marks)}, "
+        "then run the same command again."
     )
 
 

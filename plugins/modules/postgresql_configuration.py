@@ -220,6 +220,11 @@ class Files:
                 # The server has read this content already: nothing to reload.
                 os.utime(self.full(item["path"]), ns=(self.times[item["path"]].st_atime_ns, self.times[item["path"]].st_mtime_ns))
 
+    @property
+    def restored(self) -> str:
+        """What a refusal says of the files: nothing where only the reload of an interrupted run was owed."""
+        return ", so the old files are back" if self.changed else ""
+
     def newest_seconds(self) -> float:
         return max(os.stat(self.full(item["path"])).st_mtime for item in self.wanted)
 
@@ -381,7 +386,7 @@ def main() -> None:
         connection = connect(module.params, autocommit=True)
     except OperationalError as error:
         files.restore()
-        module.fail_json(msg=f"The server runs but does not answer, so the old files are back: {sentence(error)}")
+        module.fail_json(msg=f"The server runs but does not answer{files.restored}: {sentence(error)}")
     in_recovery = one(connection, "select pg_is_in_recovery() as answer")["answer"]
     # The server notes the time when it reads the files, to the microsecond.
     loaded = one(connection, "select extract(epoch from pg_conf_load_time())::float as at")["at"]
@@ -390,7 +395,8 @@ def main() -> None:
         if objections:
             files.restore()
             module.fail_json(
-                msg="The running server refuses the new configuration, the old files are back: {}.".format("; ".join(objections))
+                msg=f"The running server refuses the new configuration{files.restored}: {'; '.join(objections)}. "
+                "Correct postgresql_settings or postgresql_access_rules and run the playbook again."
             )
         refusal = turn(rows(connection, PENDING), in_recovery)[1]
         if refusal:
@@ -403,7 +409,7 @@ def main() -> None:
             files.restore()
             reload(module, connection)
             module.fail_json(
-                msg="The server read the new configuration, but no new connection gets in with it, so the old files are back: "
+                msg=f"The server read the new configuration, but no new connection gets in with it{files.restored}: "
                 f"{sentence(error)} Correct postgresql_settings or postgresql_access_rules and run the playbook again."
             )
         answer["changed"] = True
