@@ -446,7 +446,7 @@ SLOW_ON_PG2 = f"select pg_sleep(case inet_server_port() when {port('pg2')} then 
 @pytest.mark.parametrize("front", FRONTS)
 def test_a_replica_whose_reads_hang_is_left_out(servers: Servers, front: str) -> None:
     """Its probe answers, its reads do not."""
-    with opened(front, servers.settings()) as router:
+    with opened(front, servers.settings(eject_after_seconds=0.3)) as router:
         eventually(lambda: whole(router), what="all well")
         hung = 0
         for _ in range(60):
@@ -456,7 +456,7 @@ def test_a_replica_whose_reads_hang_is_left_out(servers: Servers, front: str) ->
             except DeadlineExceeded as error:
                 assert "pg2" in str(error)  # noqa: PT017 - some succeed
                 hung += 1
-        assert 3 <= hung < 15, "in turn it would have been every second one"
+        assert 3 <= hung < 20, "in turn it would have been every second one"
         eventually(lambda: "pg2" in router.fleet.replicas, what="it is tried again")
 
 
