@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from random import Random
 from threading import Lock
@@ -272,3 +273,9 @@ class Staged(Router):
     def do_pause(self, seconds: float) -> None:
         self.time.sleep(seconds)
         self.play()
+
+
+def node_of(lease: AbstractContextManager[Any]) -> str:
+    """Where a lease leads."""
+    with lease as connection:
+        return str(connection.node)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 import psycopg
 import pytest
@@ -15,7 +14,6 @@ from pgroute import (
     DeadlineExceeded,
     Fault,
     ForeignToken,
-    NodeConnection,
     NodeUnavailable,
     NoPrimary,
     NoReadableNode,
@@ -43,17 +41,13 @@ from .staged import (
     REPLICA_3,
     Connection,
     Staged,
+    node_of,
 )
 
 NOBODY = (Silence("pg1", "gone"), REPLICA_2, REPLICA_3)
 BEHIND = (PRIMARY, Answer("pg2", True, 1, 7, 990, True), Answer("pg3", True, 1, 7, 990, True))
 ALONE = (PRIMARY, Silence("pg2", "gone"), Silence("pg3", "gone"))
 TOKEN = Token(7, 1, 1000)
-
-
-def node_of(lease: AbstractContextManager[NodeConnection]) -> str:
-    with lease as connection:
-        return connection.node
 
 
 def test_a_router_that_is_not_open_says_so() -> None:

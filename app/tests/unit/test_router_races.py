@@ -7,7 +7,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from itertools import count
 from random import Random
 from types import SimpleNamespace
@@ -58,6 +58,7 @@ from .staged import (
     Connection,
     Pool,
     Staged,
+    node_of,
 )
 
 NEW_PRIMARY = Answer("pg2", False, 2, 7, 1010, False)
@@ -77,11 +78,6 @@ def meanwhile(pool: Pool, act: Callable[[], object]) -> None:
         return connection
 
     pool.take = slow_take  # type: ignore[method-assign]
-
-
-def node_of(lease: AbstractContextManager[Any]) -> str:
-    with lease as connection:
-        return str(connection.node)
 
 
 def play(router: Staged, *seen: Observation) -> None:
