@@ -107,6 +107,21 @@ def test_rows_that_could_not_be_counted_are_told_as_a_notice() -> None:
     assert status.notices(nodes, SLOTS, "pg1", []) == ["pg1: rows could not be counted, so the page shows no tables (canceling statement)."]
 
 
+def test_an_exporter_that_waits_for_a_locked_table_is_told_as_a_notice() -> None:
+    waits = {"__name__": "pg_scrape_collector_success", "collector": "stat_user_tables", "instance": "pg2", "job": "postgres_exporter"}
+    fails = "pg2: pg_scrape_collector_success of collector stat_user_tables says that postgres_exporter fails"
+    assert told(mon1__prometheus__failing=[waits]) == [f"{fails}."]
+    assert told(mon1__prometheus__failing=[waits], pg1__tables_error="permission denied") == [f"{fails}."]
+    wal = {**waits, "collector": "wal"}
+    assert told(mon1__prometheus__failing=[waits, wal], pg1__tables_error="lock timeout") == [f"{fails}.".replace("stat_user_tables", "wal")]
+    nodes = copy.deepcopy(WHOLE)
+    nodes["mon1"]["prometheus"]["failing"] = [waits, wal]
+    assert status.notices(nodes, SLOTS, "pg1", []) == []
+    nodes["pg1"]["tables_error"] = "lock timeout"
+    _, notice = status.notices(nodes, SLOTS, "pg1", [])
+    assert notice == f"{fails}, as it does while a table is locked: the sizes of tables are not recorded meanwhile."
+
+
 def test_a_stopped_server_is_told_with_its_reason() -> None:
     assert "pg2: PostgreSQL does not answer (no server runs on /data)." in told(pg2__server={})
     assert "pg2: PostgreSQL does not answer (starting up)." in told(pg2__server={}, pg2__server_error="starting up")

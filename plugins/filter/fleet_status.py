@@ -6,6 +6,9 @@ from typing import Any
 
 Node = dict[str, Any]
 
+# What asks every table for its size, and so waits for whoever has locked one: on the replicas, too, which replay the lock.
+ASKS_FOR_SIZES = {("postgres_exporter", "stat_user_tables")}
+
 
 def human_bytes(count: int | float | None) -> str:
     """A count of bytes as people read it: 0 B, 12.3 MB."""
@@ -101,6 +104,8 @@ def notices(nodes: dict[str, Node], slots: dict[str, str], declared: str, option
     # A table that is locked or large says nothing about the fleet's health.
     found += [f"{name}: rows could not be counted, so the page shows no tables ({node['tables_error']})."
               for name, node in sorted(nodes.items()) if node.get("tables_error")]
+    found += [f"{failure(series)}, as it does while a table is locked: the sizes of tables are not recorded meanwhile."
+              for _, node in sorted(nodes.items()) for series in node.get("prometheus", {}).get("failing", []) if waits_for_a_table(series, nodes)]
     absent: dict[str, list[str]] = {}
     for name, node in sorted(nodes.items()):
         for unit, state in sorted(node.get("units", {}).items()):
@@ -108,6 +113,18 @@ def notices(nodes: dict[str, Node], slots: dict[str, str], declared: str, option
                 absent.setdefault(unit, []).append(name)
     found += [f"{unit} is not installed on {', '.join(names)}: the fleet goes without it." for unit, names in absent.items()]
     return found
+
+
+def failure(series: dict[str, str]) -> str:
+    """Which exporter says that it fails, and in what."""
+    collector = f" of collector {series['collector']}" if "collector" in series else ""
+    return f"{series.get('instance', '?')}: {series['__name__']}{collector} says that {series.get('job', 'an exporter')} fails"
+
+
+def waits_for_a_table(series: dict[str, str], nodes: dict[str, Node]) -> bool:
+    """Whether an exporter waits for a lock that we have met as well, which says nothing about the fleet's health."""
+    locked = any("lock timeout" in (node.get("tables_error") or "") for node in nodes.values())
+    return locked and (series.get("job"), series.get("collector")) in ASKS_FOR_SIZES
 
 
 def monitoring_problems(name: str, found: dict[str, Any], jobs: list[dict[str, Any]], names: list[str]) -> list[str]:
@@ -126,10 +143,7 @@ def monitoring_problems(name: str, found: dict[str, Any], jobs: list[dict[str, A
         if target["instance"] not in names:
             problems.append(f"{name}: Prometheus scrapes {target['job']} of {target['instance']}, "
                             "which the inventory does not know: run playbooks/monitoring.yml.")
-    for series in found["failing"]:
-        collector = f" of collector {series['collector']}" if "collector" in series else ""
-        problems.append(f"{series.get('instance', '?')}: {series['__name__']}{collector} says that {series.get('job', 'an exporter')} fails.")
-    return problems
+    return [*problems, *(f"{failure(series)}." for series in found["failing"])]
 
 
 def problems(nodes: dict[str, Node], names: list[str], slots: dict[str, str], jobs: list[dict[str, Any]],
@@ -140,7 +154,8 @@ def problems(nodes: dict[str, Node], names: list[str], slots: dict[str, str], jo
         found += cluster_problems(nodes, names, slots)
     for name, node in sorted(nodes.items()):
         if node.get("prometheus"):
-            found += monitoring_problems(name, node["prometheus"], jobs, known)
+            failing = [series for series in node["prometheus"]["failing"] if not waits_for_a_table(series, nodes)]
+            found += monitoring_problems(name, {**node["prometheus"], "failing": failing}, jobs, known)
     return found
 
 

@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+from helpers.fleet import eventually
+from helpers.monitoring import Prometheus
+
 NO_WAIT = ["-e", "fleet_status_wait_seconds=0"]
 
 
@@ -38,12 +41,17 @@ def test_a_locked_table_is_no_broken_promise(stand_ins: Any, restore: Callable[[
     locked = "from pg_locks where mode = 'AccessExclusiveLock' and relation = 'sales'::regclass"
     # The unit ends with the server's side; stopped itself, it would leave that one asleep with its lock.
     restore(lambda: stand_ins.run(primary, f'{sql} "select pg_terminate_backend(pid) {locked}"'))
-    stand_ins.run(primary, f"systemd-run -q --unit=lock {sql} 'begin; lock table sales; select pg_sleep(600)'; "
+    stand_ins.run(primary, f"systemd-run -q --collect --unit=lock {sql} 'begin; lock table sales; select pg_sleep(600)'; "
                            f'until {sql} "select 1 {locked}" | grep -q 1; do :; done')
+    # Its exporter asks for the sizes of tables, and is kept waiting, too.
+    prometheus = Prometheus(stand_ins.fleet, stand_ins.fleet.group("monitoring")[0])
+    failing = f'pg_scrape_collector_success{{instance="{primary}"}} == 0'
+    eventually(lambda: prometheus.query(failing)[0], seconds=90, what="a collector that fails")
     code, said = stand_ins.play("ops/status.yml")
     assert code == 0, said
     assert f"Notice: {primary}: rows could not be counted" in said
     assert "canceling statement due to lock timeout" in said
+    assert f"Notice: {primary}: pg_scrape_collector_success of collector stat_user_tables says that postgres_exporter fails" in said
 
 
 def test_a_fleet_of_which_a_node_does_not_answer_says_which(stand_ins: Any, restore: Callable[[Callable[[], object]], None]) -> None:
