@@ -237,3 +237,11 @@ def test_group_variable_belongs_to_a_role_or_is_shared(path: str) -> None:
 @every_role
 def test_role_is_used(role: str) -> None:
     assert lines_with(rf"\brole: {role}\b|\bname: {role}\b", playbooks()), "no playbook names it"
+
+
+def test_routing_client_offers_every_policy_of_the_client() -> None:
+    text = (ROOT / "app/src/pgroute/config.py").read_text()
+    policies = re.search(r"policy: Literal\[([^]]*)\]", text)
+    assert policies
+    offered = options_of("routing_client")["routing_client_policy"]["choices"]
+    assert offered == re.findall(r'"(\w+)"', policies[1])
