@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from random import Random
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -130,6 +131,82 @@ def test_a_block_that_was_left_has_committed_though_it_was_cancelled_then(
                     "select count(*) from tbl_users where id = %s", (key,)
                 )
                 assert await cursor.fetchone() == (1,)
+            await all_there(router)
+
+    asyncio.run(main())
+
+
+@pytest.fixture
+def slow_commit(servers: Servers) -> Iterator[str]:
+    """A table, a row of which makes its COMMIT take as many seconds as it says."""
+    servers.sql(
+        "pg1",
+        "create table slowly (seconds float); grant all on slowly to app_rw, app_ro;"
+        "create function wait() returns trigger language plpgsql as "
+        "$$ begin perform pg_sleep(new.seconds); return null; end $$;"
+        "create constraint trigger late after insert on slowly initially deferred "
+        "for each row execute function wait()",
+        database="app",
+    )
+    yield "slowly"
+    asleep = "select pg_terminate_backend(pid) from pg_stat_activity where wait_event = 'PgSleep'"
+    servers.sql("pg1", asleep)
+    servers.sql("pg1", "drop table slowly; drop function wait", database="app")
+
+
+def test_a_commit_under_way_ends_before_its_task_is_cancelled(
+    servers: Servers, slow_commit: str
+) -> None:
+    """However often; what follows reads it by its token, and the same connection serves on."""
+
+    async def main() -> None:
+        async with router_of(servers) as router:
+
+            async def write() -> None:
+                async with router.write() as connection:
+                    await connection.execute(f"insert into {slow_commit} values (0.5)")
+
+            task = asyncio.ensure_future(cancelled(write(), router))
+            await asyncio.sleep(0.1)
+            for _ in range(5):
+                task.cancel()
+                await asyncio.sleep(0.05)
+            assert not task.done()
+            token, mark = await task
+            assert mark is not None
+            assert mark.node == "pg1"
+            async with router.read(after=token) as connection:
+                cursor = await connection.execute(f"select count(*) from {slow_commit}")
+                assert await cursor.fetchone() == (1,)
+            await all_there(router)
+
+    asyncio.run(main())
+
+
+async def cancelled(work: Coroutine[Any, Any, None], router: AsyncRouter) -> tuple[Any, Any]:
+    """The token of work that must be cancelled, and what its task knows of it."""
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    return router.token(), router._last_write.get()
+
+
+def test_a_commit_that_is_never_answered_holds_a_cancelled_task_for_seconds_only(
+    servers: Servers, slow_commit: str
+) -> None:
+    async def main() -> None:
+        async with router_of(servers) as router:
+
+            async def write() -> None:
+                async with router.write(timeout=60) as connection:
+                    await connection.execute(f"insert into {slow_commit} values (40)")
+
+            task = asyncio.ensure_future(write())
+            await asyncio.sleep(0.3)
+            task.cancel()
+            began = monotonic()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert 4 < monotonic() - began < 20
             await all_there(router)
 
     asyncio.run(main())

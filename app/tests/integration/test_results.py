@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg import rows
+from psycopg import rows, sql
 
 from pgroute import AsyncRouter, NoSuchRow, new_key
 from tests.servers import Servers, eventually, whole
@@ -140,3 +140,45 @@ def test_rows_are_made_as_the_hook_says_and_the_router_reads_its_own(
         result = router.execute("select 'y' as x")
         assert (result.rows, result.columns, result.text()) == (expected, ("x",), "y")
         assert result.node != "pg1"
+
+
+QUERY = "select %s::int as n"
+
+
+@pytest.mark.parametrize("query", [QUERY, QUERY.encode(), sql.SQL(QUERY)])
+@pytest.mark.parametrize("prepare", [True, False])
+def test_a_connection_executes_whatever_psycopg_does(router: Any, query: Any, prepare: Any) -> None:
+    with router.read() as connection:
+        first = connection.execute(query, (1,), prepare=prepare)
+        prepared = connection.execute("select statement from pg_prepared_statements").fetchall()
+        assert ("select $1::int as n" in [text for (text,) in prepared]) is prepare
+        binary = connection.execute(query, (2,), binary=True)
+        assert (first.format, binary.format, binary.pgresult.fformat(0)) == (0, 1, 1)
+        assert (first.fetchall(), binary.fetchall()) == ([(1,)], [(2,)])
+        with pytest.raises(psycopg.ProgrammingError, match="the query has 1 placeholder"):
+            connection.execute(query, ())
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_a_connection_makes_the_cursors_that_it_is_told_to(servers: Servers, front: str) -> None:
+    def connected(connection: Any) -> None:
+        connection.row_factory = rows.dict_row
+        kinds = {"threads": psycopg.ClientCursor, "asyncio": psycopg.AsyncClientCursor}
+        connection.cursor_factory = kinds[front]
+
+    with opened(front, servers.settings(), after_connect=hook(front, connected)) as router:
+        eventually(lambda: whole(router), what="a primary and two healthy replicas")
+        with router.read() as connection:
+            cursor = connection.execute("select %s as n", (1,))
+            assert (cursor.fetchall(), cursor.mogrify("%s", ("é",))) == ([{"n": 1}], "'é'")
+
+
+def test_a_closed_connection_says_so(router: Any) -> None:
+    why = "the connection is closed"
+    reading = router.read()
+    connection = reading.__enter__()
+    connection.close()
+    with pytest.raises(psycopg.OperationalError, match=why):
+        connection.execute("select 1")
+    with pytest.raises(psycopg.OperationalError, match=why):
+        reading.__exit__(None, None, None)

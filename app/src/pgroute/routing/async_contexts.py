@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from psycopg import pq
+
 from pgroute.core.lsn import Mark, Token
 from pgroute.observing.observer import Reason
+from pgroute.routing.commit import Commit
 from pgroute.routing.connections import AsyncNodeConnection
-from pgroute.routing.ending import end
+from pgroute.routing.ending import WELL, end, ending_failed, let_go
 from pgroute.routing.holder import Holder, Plan
 from pgroute.routing.leasing import give_back, lease_primary, lease_read
 from pgroute.routing.routes import NoRoute, Route
@@ -122,11 +125,20 @@ class AsyncWriting(Holder):
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
         router, connection, pool = self.router, self.connection, self.pool
         connection.spare = None
-        if error is None and not connection.pgconn.transaction_status and self in pool.in_flight:
-            router.wrote(self)  # it has committed by itself
-            if pool.keep(self, connection):
+        status = connection.pgconn.transaction_status
+        if error is not None or status not in WELL or self not in pool.in_flight:
+            await router.sheltered(end(router, self, error))
+            return
+        if status == pq.TransactionStatus.INTRANS:
+            commit = Commit()
+            try:
+                await connection.end(commit)
+            except BaseException as failure:  # noqa: BLE001 - learnt from, then raised
+                await router.sheltered(ending_failed(router, self, commit, failure))
                 return
-        await router.sheltered(end(router, self, error))
+        router.wrote(self)
+        if not pool.keep(self, connection):
+            await router.sheltered(let_go(router, self))
 
     async def leave(self) -> None:
         """End the lease of a single statement that went well."""

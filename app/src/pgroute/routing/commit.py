@@ -21,15 +21,17 @@ _NAME = b"pgroute_number"
 
 
 class Commit:
-    """One COMMIT: ``sent`` once it may have left; ``number`` is the transaction's.
+    """One COMMIT: ``sent`` once it may have left, ``done`` when the server has said so; ``number``
+    is the transaction's.
 
     ``number_known`` with a ``number`` of None: the transaction has changed nothing.
     """
 
-    __slots__ = ("number", "number_known", "prepared", "sent")
+    __slots__ = ("done", "number", "number_known", "prepared", "sent")
 
     def __init__(self) -> None:
         self.sent = False
+        self.done = False
         self.prepared = False  # the question for the number is, by now, even if the COMMIT fails
         self.number: int | None = None
         self.number_known = False
@@ -72,3 +74,4 @@ class Commit:
                 raise errors.error_from_result(result)
         if not done or done[0].command_status != b"COMMIT":
             raise errors.InFailedSqlTransaction("the transaction had failed: it was rolled back")
+        self.done = True

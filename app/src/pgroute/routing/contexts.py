@@ -10,12 +10,10 @@ from pgroute.core.lsn import Mark, Token
 from pgroute.observing.observer import Reason
 from pgroute.routing.commit import Commit
 from pgroute.routing.connections import NodeConnection
-from pgroute.routing.ending import end, ending_failed, let_go
+from pgroute.routing.ending import WELL, end, ending_failed, let_go
 from pgroute.routing.holder import Holder, Plan
 from pgroute.routing.leasing import give_back, lease_primary, lease_read
 from pgroute.routing.routes import NoRoute, Route
-
-_WELL = (pq.TransactionStatus.IDLE, pq.TransactionStatus.INTRANS)
 
 
 class Reading(Holder):
@@ -129,7 +127,7 @@ class Writing(Holder):
         router, connection, pool = self.router, self.connection, self.pool
         connection.spare = None
         status = connection.pgconn.transaction_status
-        if error is not None or status not in _WELL:
+        if error is not None or status not in WELL:
             router.drive(end(router, self, error))
             return
         if status == pq.TransactionStatus.INTRANS:

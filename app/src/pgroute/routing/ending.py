@@ -25,6 +25,7 @@ from pgroute.routing.holder import PLAIN, Holder
 from pgroute.routing.leasing import take
 from pgroute.routing.probe import one_line
 
+WELL = (pq.TransactionStatus.IDLE, pq.TransactionStatus.INTRANS)
 _LOST = pq.TransactionStatus.UNKNOWN
 _FAILED = pq.TransactionStatus.INERROR
 
@@ -63,6 +64,8 @@ def ending_failed(
 ) -> Steps[None]:
     """Go on after :func:`end`, which had ``error`` to begin with, met ``failure``."""
     router.saw(holder)  # it may have happened
+    if commit.done and not _read_only(holder):
+        router.wrote(holder)  # who waited for it was cancelled
     lost = holder.connection.pgconn.transaction_status == _LOST
     cut = yield from let_go(router, holder, failure)
     told = explain(router, holder, failure if error is None else error, cut=cut, lost=lost)
