@@ -61,6 +61,7 @@ class AsyncRouter(Base):
         return set()
 
     _pace: Pace | None = None  # None: no read is hedged
+    _dismissed = False  # whether the fleet's crew may begin nothing more
 
     # Life
 
@@ -106,6 +107,7 @@ class AsyncRouter(Base):
         while self.busy() and self.clock() < until:
             await asyncio.sleep(0.005)
         await asyncio.to_thread(self.fleet.stop, timeout)
+        self._dismissed = True  # nobody would end what helper threads begin now
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -414,14 +416,16 @@ class AsyncRouter(Base):
         done: Future[None] = Future()
 
         async def quietly() -> None:
-            try:
-                with suppress(psycopg.Error, PgrouteError, PoolTimeout, PoolClosed, OSError):
-                    await work()
-            finally:
-                done.set_result(None)
+            with suppress(psycopg.Error, PgrouteError, PoolTimeout, PoolClosed, OSError):
+                await work()
 
         def begin() -> None:
-            self.look_after(asyncio.ensure_future(quietly()))
+            if self._dismissed:
+                done.set_result(None)
+                return
+            task = asyncio.ensure_future(quietly())
+            task.add_done_callback(lambda _: done.set_result(None))
+            self.look_after(task)
 
         try:
             self._loop.call_soon_threadsafe(begin)

@@ -33,7 +33,9 @@ class Loop:
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        left = asyncio.all_tasks(self._loop)
         self._loop.close()
+        assert not left, f"tasks that nobody has ended: {left}"
 
 
 async def _awaited(work: Any) -> Any:

@@ -212,6 +212,37 @@ def test_a_commit_that_is_never_answered_holds_a_cancelled_task_for_seconds_only
     asyncio.run(main())
 
 
+def test_a_pool_whose_renewal_is_cancelled_is_closed(servers: Servers) -> None:
+    """Its workers and connections would stay for ever."""
+
+    def at_work() -> int:
+        return sum(task.get_name().startswith("pg2-read-") for task in asyncio.all_tasks())
+
+    async def main() -> None:
+        async with router_of(servers) as router:
+            async with router.read(node="pg2") as connection:
+                await connection.execute("select 1")
+            pool = router.pools_by_key["pg2", True]
+            old = pool._pool
+            assert old is not None
+            assert at_work() > 0
+            async with old._lock:  # it is busy
+                task = asyncio.ensure_future(pool.renew())
+                while pool._pool is old:
+                    await asyncio.sleep(0)
+                await asyncio.sleep(0.01)
+                task.cancel()
+                await asyncio.sleep(0.01)
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            async with asyncio.timeout(10):
+                while at_work() > 0:
+                    await asyncio.sleep(0.01)
+            await all_there(router)
+
+    asyncio.run(main())
+
+
 def test_those_who_wait_for_a_token_can_be_cancelled(servers: Servers) -> None:
     async def main() -> None:
         async with router_of(servers) as router:

@@ -48,6 +48,38 @@ def test_a_router_that_was_never_opened_can_be_closed(silent: Settings) -> None:
     assert descriptors() == before
 
 
+@pytest.fixture
+def refused() -> Iterator[Settings]:
+    """A server that takes no connections."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        where = f"h=127.0.0.1:{taken.getsockname()[1]}"
+        yield Settings.make(nodes=where, database="app", write_user="app")
+
+
+def test_what_comes_too_late_to_a_closed_router_begins_nothing(refused: Settings) -> None:
+    """A server's trial that ends while the router closes: its tasks would outlive the loop."""
+    begun: list[str] = []
+
+    async def renew() -> None:
+        begun.append("renew")
+
+    async def main() -> None:
+        router = AsyncRouter(refused)
+        await router.open()
+        for pool in router.pools_by_key.values():
+            pool.renew = renew  # type: ignore[method-assign]
+        await asyncio.to_thread(router.renew, "h")
+        await asyncio.sleep(0)
+        assert begun == ["renew"] * 2
+        await router.close()
+        await asyncio.to_thread(router.renew, "h")
+        await asyncio.sleep(0)
+        assert begun == ["renew"] * 2
+
+    asyncio.run(main())
+
+
 def test_a_router_whose_opening_is_cancelled_leaves_nothing(silent: Settings) -> None:
     async def give_up() -> None:
         async with asyncio.timeout(0.2):

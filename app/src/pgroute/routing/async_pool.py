@@ -13,6 +13,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 from pgroute.config import Settings
 from pgroute.routing.connections import AsyncNodeConnection
 from pgroute.routing.lease import Front
+from pgroute.routing.shelter import sheltered
 
 Hook = Callable[[AsyncNodeConnection], Awaitable[None]]
 
@@ -149,7 +150,10 @@ class AsyncNodePool(Front[AsyncNodeConnection]):
             await connection.home.putconn(connection)
 
     async def renew(self) -> None:
-        """Close what :meth:`outdate` left behind; new ones are made when wanted."""
+        """Close what :meth:`outdate` left behind, even if cancelled; new ones come when wanted."""
+        await sheltered(self._renew())
+
+    async def _renew(self) -> None:
         async with self._changing:
             pool, self._pool = self._pool, None
             self.password_refused = False
