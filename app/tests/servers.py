@@ -131,7 +131,8 @@ class Servers:
         """A primary on timeline 1 and two replicas, whatever state the servers were left in."""
         self.run(
             "pkill -KILL -u postgres || true; "
-            "while pgrep -u postgres > /dev/null; do sleep 0.05; done"
+            "while pgrep -u postgres > /dev/null; do sleep 0.05; done; "
+            "rm -f /dev/shm/PostgreSQL.*"  # what the killed ones shared would fill it in the end
         )
         self.run("rm -rf /srv/pg/pg*; cp -a /srv/pg/new /srv/pg/pg1")
         self.start("pg1")

@@ -5,6 +5,7 @@ things go wrong."""
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgroute import CommitUnknown, Role, Token, TokenUnproven
+from pgroute import CommitUnknown, Role, Token, TokenNotReached, TokenUnproven
 from pgroute.observing.observer import Doubt, Silent
 from tests.servers import Servers, eventually, whole
 
@@ -41,6 +42,22 @@ QUICK_COMMIT = "drop trigger waits on counter; drop function wait_at_commit"
 COUNT = "update counter set n = n + 1 where id = 1 returning n"
 RECEIVERS = "select count(*) from pg_stat_wal_receiver"
 LOOK = "select n from counter where id = 1"
+PAUSED = "select pg_get_wal_replay_pause_state()"
+POSITION = "select pg_current_wal_insert_lsn()"
+CROWD = """
+create schema crowd;
+do $$ begin
+    for i in 1..3000 loop execute format('create table crowd.c%s (n int)', i); end loop;
+end $$;
+"""
+LONG_COMMIT = f"""
+begin;
+{COUNT};
+set client_min_messages = warning;
+drop schema crowd cascade;
+select pg_advisory_xact_lock({GATE});
+commit;
+"""
 
 
 @pytest.fixture(params=FRONTS)
@@ -58,17 +75,26 @@ def router(servers: Servers, front: str) -> Iterator[Any]:
 @pytest.fixture
 def counter(servers: Servers, router: Any) -> Iterator[Any]:
     servers.sql("pg1", COUNTER, database="app")
-    everywhere = servers.sql("pg1", "select pg_current_wal_insert_lsn()").strip()
+    everywhere = servers.sql("pg1", POSITION)
     for name in ("pg2", "pg3"):
-        eventually(
-            lambda name=name: (
-                servers.sql(name, f"select pg_last_wal_replay_lsn() >= '{everywhere}'").strip()
-                == "t"
-            ),
-            what=f"the counter on {name}",
-        )
+        wait_for_replay(servers, name, everywhere)
     yield router
     servers.sql("pg1", "drop table counter cascade", database="app")
+
+
+def wait_for_replay(servers: Servers, name: str, position: str) -> None:
+    asked = f"select pg_last_wal_replay_lsn() >= '{position}'"
+    eventually(lambda: servers.sql(name, asked) == "t", what=f"{position} on {name}")
+
+
+def stands_at_the_end(servers: Servers, name: str) -> bool:
+    """Stop its replay after all that there is; whether there is nothing more by then."""
+    servers.sql(name, "select pg_wal_replay_resume()")
+    wait_for_replay(servers, name, servers.sql("pg1", POSITION))
+    servers.sql(name, "select pg_wal_replay_pause()")
+    eventually(lambda: servers.sql(name, PAUSED) == "paused", what=f"{name} stands still")
+    rest = f"select '{servers.sql('pg1', POSITION)}' - pg_last_wal_replay_lsn() < 100"
+    return servers.sql(name, rest) == "t"
 
 
 @contextmanager
@@ -105,6 +131,35 @@ def test_every_write_is_read_after_its_token(counter: Any) -> None:
         assert row is not None
         assert row[0] >= written
     assert seen["pg2"] + seen["pg3"] > 0
+
+
+def test_a_session_does_not_go_back_from_what_its_replica_has_not_counted(
+    servers: Servers, counter: Any
+) -> None:
+    """A replica shows a commit that removes many files 0.06 s before it counts it as replayed."""
+    servers.sql("pg1", CROWD, database="app")
+    with ThreadPoolExecutor() as pool:
+        with closed_gate(servers):
+            committed = pool.submit(servers.sql, "pg1", LONG_COMMIT, database="app")
+            eventually(lambda: at_the_gate(servers), what="the COMMIT is next")
+            eventually(lambda: stands_at_the_end(servers, "pg3"), what="pg3 lacks the COMMIT only")
+        try:
+            with counter.session() as session:
+                while looked(session, node="pg2") == 0:
+                    pass
+                time.sleep(0.03)  # it is asked for its position, and still at work on that commit
+                with pytest.raises(TokenNotReached):
+                    looked(session, node="pg3", token_timeout=0.01)
+                assert {looked(session) for _ in range(50)} == {1}
+        finally:
+            servers.sql("pg3", "select pg_wal_replay_resume()")
+        committed.result()
+
+
+def looked(session: Any, **options: Any) -> int:
+    with session.read(**options) as connection:
+        (n,) = connection.execute(LOOK).fetchone()
+    return int(n)
 
 
 def test_a_session_never_goes_back_while_replay_stops_and_goes(

@@ -173,12 +173,14 @@ def test_a_connection_makes_the_cursors_that_it_is_told_to(servers: Servers, fro
             assert (cursor.fetchall(), cursor.mogrify("%s", ("é",))) == ([{"n": 1}], "'é'")
 
 
-def test_a_closed_connection_says_so(router: Any) -> None:
+@pytest.mark.parametrize("in_session", [False, True])
+def test_a_closed_connection_says_so(router: Any, in_session: bool) -> None:
     why = "the connection is closed"
-    reading = router.read()
+    reading = router.session().read() if in_session else router.read()
     connection = reading.__enter__()
     connection.close()
     with pytest.raises(psycopg.OperationalError, match=why):
         connection.execute("select 1")
     with pytest.raises(psycopg.OperationalError, match=why):
         reading.__exit__(None, None, None)
+    eventually(lambda: not router.busy(), seconds=10, what="it is given back")

@@ -68,7 +68,7 @@ def test_what_comes_too_late_to_a_closed_router_begins_nothing(refused: Settings
         router = AsyncRouter(refused)
         await router.open()
         for pool in router.pools_by_key.values():
-            pool.renew = renew  # type: ignore[method-assign]
+            pool.renew = renew
         await asyncio.to_thread(router.renew, "h")
         await asyncio.sleep(0)
         assert begun == ["renew"] * 2

@@ -655,6 +655,21 @@ def test_a_promotion_is_seen_on_a_connection_that_was_waited_for() -> None:
         assert router.asked == 1
 
 
+def test_a_session_that_read_a_promoted_server_is_not_led_back_to_the_old_primary() -> None:
+    router = Staged(ALL_WELL)
+    with router.session() as session:
+        with session.read(node="pg2") as connection:
+            assert connection.node == "pg2"
+            router.connection("pg2").was_promoted = True  # as it says with an answer
+        for read in (session.read(), session.read("strong"), session.read(node="pg1")):
+            with pytest.raises(TokenNotReached, match="no sample of the primary on timeline 2"):
+                with read:
+                    pass
+        play(router, Answer("pg2", False, 2, 7, 2000, False))
+        with session.read() as connection:
+            assert connection.node == "pg2"
+
+
 def test_nobody_waits_for_a_pool_that_is_refused_and_has_nothing() -> None:
     router = Staged(ALL_WELL)
     pool = router.pool("pg2")

@@ -72,7 +72,7 @@ class Server:
     def _consume(self) -> None:
         if not self.near.recv(100):
             raise psycopg.OperationalError("server closed the connection unexpectedly\n")
-        cells = [b"f", str(self.position).encode(), b"1", b"7", b"f"]
+        cells = [b"f", str(self.position).encode(), b"1", b"7", b"f", None]
         result = SimpleNamespace(status=self._next, get_value=lambda _, column: cells[column])
         self._results += [result, None]
 

@@ -6,6 +6,10 @@ The sampler feeds it with what servers answered and when each question was sent.
   started at t or later. So the first such sample is a safe upper bound for the write.
 * A replica that has replayed up to a primary sample holds everything committed before that sample
   started. So the start of the newest such sample bounds how old its data are.
+* What a standby shows may be one record further than the position it tells: a commit is seen
+  before it is counted, and whoever commits a TRUNCATE counts late. So a sample that started after a
+  read there covers it when all that was received had been replayed, or once a later one is higher;
+  else the primary's does.
 * A timeline's log is part of its child's only up to the switch point. Of that a lower bound is
   known: how far the new primary had replayed when it was last seen as a standby. A token beyond it
   may be lost, and is TokenUnproven.
@@ -19,13 +23,14 @@ timeline is surely on it.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from pgroute.core.lsn import Mark, Token, format_lsn
 from pgroute.errors import ForeignToken, TokenUnproven
 
 _HISTORY = 4096
+_MOVES_SECONDS = 0.25  # so long a standby's own next position is waited for
 _ENDLESS = 1 << 64
 
 
@@ -42,13 +47,22 @@ class ReplicaView:
     """A standby's newest sample.
 
     ``fresh_at``: when the newest primary sample started of which it has replayed everything; None
-    when none is known.
+    when none is known. ``lower_at``: when the newest sample started that told a lower position, if
+    any did. ``complete``: all that it had received was replayed.
     """
 
     started_at: float
     timeline: int
     position: int
     fresh_at: float | None
+    lower_at: float | None
+    complete: bool
+
+    def covers(self, moment: float) -> bool:
+        """Whether all that was seen there until ``moment`` is surely up to the position."""
+        if self.complete and self.started_at >= moment:
+            return True
+        return self.lower_at is not None and self.lower_at >= moment
 
 
 class Ledger:
@@ -92,21 +106,30 @@ class Ledger:
             history.thin(self._capacity)
         for name, view in self._views.items():
             if view.timeline == timeline and position <= view.position:
-                self._views[name] = ReplicaView(
-                    view.started_at, timeline, view.position, max(started_at, view.fresh_at or 0.0)
-                )
+                fresh_at = max(started_at, view.fresh_at or 0.0)
+                self._views[name] = replace(view, fresh_at=fresh_at)
 
     def replica_seen(
-        self, node: str, *, started_at: float, timeline: int, position: int | None
+        self,
+        node: str,
+        *,
+        started_at: float,
+        timeline: int,
+        position: int | None,
+        complete: bool = False,
     ) -> None:
-        """A standby answered; ``position`` is how far it has replayed, None when it cannot say."""
+        """A standby answered; ``position`` is how far it has replayed, None when it cannot say;
+        ``complete``: that was all it had received, and it gets no log elsewhere."""
         if position is None:
             self.silent(node)
             return
         history = self._history
         fresh_at = history.newest_within(position) if timeline == history.timeline else None
-        views = {**self._views, node: ReplicaView(started_at, timeline, position, fresh_at)}
-        self._views = views
+        before, lower_at = self._views.get(node), None
+        if before is not None and before.timeline == timeline and before.position <= position:
+            lower_at = before.started_at if before.position < position else before.lower_at
+        view = ReplicaView(started_at, timeline, position, fresh_at, lower_at, complete)
+        self._views = {**self._views, node: view}
 
     def silent(self, node: str) -> None:
         """The server did not answer, or its connection was lost: it may come back with less."""
@@ -140,16 +163,20 @@ class Ledger:
         view = self._views.get(mark.node)
         if (
             view is not None
-            and view.started_at >= mark.ended_at
             and view.timeline == mark.timeline
             and self.epoch(mark.node) == mark.epoch
         ):
-            return Token(identifier, mark.timeline, view.position)
+            if view.covers(mark.ended_at):
+                return Token(identifier, mark.timeline, view.position)
+        else:
+            view = None
         fork = self._forks.get(mark.timeline)
         forked = fork is not None and mark.ended_at < fork[0]
         if mark.timeline == history.timeline and not forked:
             position = history.first_since(mark.ended_at)
-            return None if position is None else Token(identifier, mark.timeline, position)
+            if position is None or _moves_soon(view, mark.ended_at, position):
+                return None
+            return Token(identifier, mark.timeline, position)
         if mark.timeline > history.timeline:
             return None
         earlier = self._earlier.get(mark.timeline)
@@ -267,6 +294,16 @@ class Ledger:
             newer, bound = parent
             shared = min(shared, bound)
         return shared
+
+
+def _moves_soon(view: ReplicaView | None, ended_at: float, position: int) -> bool:
+    """Whether the standby that was read will probably tell a position below the primary's that
+    covers the read: then its readers need not leave it for the primary."""
+    return (
+        view is not None
+        and view.position < position
+        and view.started_at < ended_at + _MOVES_SECONDS
+    )
 
 
 class _History:

@@ -32,6 +32,7 @@ class Answer:
 
     ``position`` is the insert position of a writable server and the replay position of a standby,
     in bytes; None when the standby does not know yet. ``timeline`` of a standby is a lower bound.
+    ``complete``: the standby had replayed all that it had received, and gets no log elsewhere.
     """
 
     node: str
@@ -40,6 +41,7 @@ class Answer:
     system_identifier: int
     position: int | None
     receiving: bool
+    complete: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -455,9 +455,10 @@ class Base(ABC):
         plan = holder.plan
         if plan is not None and plan.trail is not None:
             self.fleet.want()
-            plan.trail.note(
-                new_mark((holder.route.node, self.clock(), holder.timeline, holder.epoch))
-            )
+            timeline = holder.timeline
+            if holder.route.role is Role.REPLICA and holder.connection.was_promoted:
+                timeline += 1  # at least: nothing that is known of the older one says what it saw
+            plan.trail.note(new_mark((holder.route.node, self.clock(), timeline, holder.epoch)))
 
     def wrote(self, holder: Holder) -> None:
         """A write has ended: its mark is kept for :meth:`token`."""

@@ -117,7 +117,10 @@ class _Leased:
     @property
     def was_promoted(self) -> bool:
         """Whether a connection to a replica leads to a primary by now. No round trip."""
-        return self.pgconn.parameter_status(b"in_hot_standby") == b"off"
+        try:
+            return self.pgconn.parameter_status(b"in_hot_standby") == b"off"
+        except psycopg.OperationalError:  # whoever had it has closed it
+            return False
 
     def is_alive(self) -> bool:
         """False when the server has spoken on this idle connection. No round trip.

@@ -350,6 +350,7 @@ class Fleet:
                 started_at=started_at,
                 timeline=answer.timeline,
                 position=answer.position,
+                complete=answer.complete,
             )
 
     def _trial(self, name: str) -> None:

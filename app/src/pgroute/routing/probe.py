@@ -15,6 +15,8 @@ from pgroute.core.topology import Answer, Observation, Silence
 # The position comes before the timeline: a standby that is still on a timeline after telling its
 # position had not left it before. A standby's timeline is known only as a lower bound to a user
 # without pg_read_all_stats; of the WAL receiver such a user sees that it runs, and nothing more.
+# How far a standby has received comes after the position, too: then all of it had been replayed
+# when it is not beyond. An archive may give it more than it receives.
 QUESTION = b"""
 select pg_is_in_recovery(),
        case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
@@ -27,7 +29,10 @@ select pg_is_in_recovery(),
             else ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int
        end,
        (select system_identifier from pg_control_system()),
-       exists (select from pg_stat_wal_receiver)
+       exists (select from pg_stat_wal_receiver),
+       case when pg_is_in_recovery() and current_setting('restore_command') = ''
+            then pg_last_wal_receive_lsn()
+       end - '0/0'::pg_lsn
 """
 _NAME = b"pgroute_probe"
 
@@ -106,8 +111,8 @@ class Probe:
             self._look_alive()
             why = result.error_message.decode(errors="replace")
             return Silence(self.node, (why.splitlines() or ["no answer"])[0].strip())
-        in_recovery, position, timeline, identifier, receiving = (
-            result.get_value(0, column) for column in range(5)
+        in_recovery, position, timeline, identifier, receiving, received = (
+            result.get_value(0, column) for column in range(6)
         )
         if timeline is None or identifier is None:
             return Silence(self.node, "the server does not know its timeline")
@@ -120,6 +125,7 @@ class Probe:
             system_identifier=int(identifier),
             position=at if standby or at is None else reachable(at),
             receiving=receiving == b"t",
+            complete=received is not None and at is not None and int(received) <= at,
         )
 
     def close(self) -> None:

@@ -225,8 +225,10 @@ def test_a_session_stays_where_it_read_until_its_sample() -> None:
     trail.note(Mark("pg2", 9.95, 1, fleet.ledger.epoch("pg2")))
     assert fleet.ask(trail=trail) == (("pg2",), Then.SPILL)
     fleet.ledger.replica_seen("pg2", started_at=9.96, timeline=1, position=4990)
+    assert fleet.ask(trail=trail) == (("pg2",), Then.SPILL)
+    fleet.ledger.replica_seen("pg2", started_at=9.97, timeline=1, position=4995)
     assert fleet.ask(trail=trail) == (("pg2", "pg3"), Then.SPILL)
-    assert trail.floor == token(4990)
+    assert trail.floor == token(4995)
     assert trail.pending == ()
 
 
@@ -261,9 +263,10 @@ def test_a_session_begins_on_no_branch_that_the_primary_has_left() -> None:
 def test_a_floor_never_sinks() -> None:
     fleet, trail = Fleet(), Trail(token(4980))
     trail.note(Mark("pg2", 9.95, 1))
-    fleet.ledger.replica_seen("pg2", started_at=9.96, timeline=1, position=4000)
+    fleet.ledger.replica_seen("pg2", started_at=9.96, timeline=1, position=4000, complete=True)
     trail.settle(fleet.ledger)
     assert trail.floor == token(4980)
+    assert trail.pending == ()
 
 
 def test_a_copy_of_a_trail_is_of_its_own() -> None:

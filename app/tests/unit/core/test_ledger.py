@@ -31,9 +31,17 @@ def primary(
 
 
 def replica(
-    ledger: Ledger, started_at: float, position: int | None, *, node: str = "pg2", timeline: int = 1
+    ledger: Ledger,
+    started_at: float,
+    position: int | None,
+    *,
+    node: str = "pg2",
+    timeline: int = 1,
+    complete: bool = False,
 ) -> None:
-    ledger.replica_seen(node, started_at=started_at, timeline=timeline, position=position)
+    ledger.replica_seen(
+        node, started_at=started_at, timeline=timeline, position=position, complete=complete
+    )
 
 
 def wrote(ended_at: float, *, timeline: int = 1) -> Mark:
@@ -212,11 +220,49 @@ def test_a_mark_of_a_timeline_not_sampled_yet_waits() -> None:
     assert fed((1.0, 100)).settle(wrote(0.5, timeline=2)) is None
 
 
-def test_a_read_on_a_replica_settles_by_that_replica() -> None:
-    ledger = fed((1.0, 100))
+def test_a_read_on_a_replica_settles_by_its_next_position() -> None:
+    """What was seen may be a commit that the replica had not counted yet at 2.0."""
+    ledger = fed((1.0, 100), (2.0, 200))
+    mark = Mark("pg2", 1.99, 1)
+    replica(ledger, 1.9, 80)
     replica(ledger, 2.0, 90)
-    assert ledger.settle(Mark("pg2", 1.5, 1)) == Token(CLUSTER, 1, 90)
-    assert ledger.settle(Mark("pg2", 2.5, 1)) is None
+    assert ledger.settle(mark) is None
+    replica(ledger, 2.01, 90)
+    assert ledger.settle(mark) is None
+    replica(ledger, 2.02, 110)
+    assert ledger.settle(mark) == Token(CLUSTER, 1, 110)
+    replica(ledger, 2.03, 110)
+    assert ledger.settle(mark) == Token(CLUSTER, 1, 110)
+    assert ledger.settle(Mark("pg2", 2.015, 1)) is None
+
+
+def test_a_read_on_a_replica_that_has_replayed_all_it_received_settles_at_once() -> None:
+    ledger = fed((1.0, 100))
+    replica(ledger, 1.98, 90, complete=True)
+    assert ledger.settle(Mark("pg2", 1.99, 1)) is None
+    replica(ledger, 2.0, 90, complete=True)
+    assert ledger.settle(Mark("pg2", 1.99, 1)) == Token(CLUSTER, 1, 90)
+
+
+def test_a_read_on_a_replica_that_has_all_settles_at_once() -> None:
+    ledger = fed((1.0, 100), (2.0, 100))
+    replica(ledger, 2.0, 100)
+    assert ledger.settle(Mark("pg2", 1.99, 1)) == Token(CLUSTER, 1, 100)
+
+
+def test_a_read_on_a_replica_that_stands_still_settles_by_the_primary() -> None:
+    ledger = fed((1.0, 100), (2.0, 200))
+    replica(ledger, 2.2, 90)
+    assert ledger.settle(Mark("pg2", 1.99, 1)) is None
+    replica(ledger, 2.3, 90)
+    assert ledger.settle(Mark("pg2", 1.99, 1)) == Token(CLUSTER, 1, 200)
+
+
+def test_a_replica_whose_position_fell_has_told_no_lower_one() -> None:
+    ledger = fed((1.0, 100), (2.0, 200))
+    replica(ledger, 2.0, 90)
+    replica(ledger, 2.01, 80)
+    assert ledger.settle(Mark("pg2", 1.99, 1)) is None
 
 
 def test_a_read_on_a_replica_that_went_away_settles_by_the_primary() -> None:

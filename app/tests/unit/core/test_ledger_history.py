@@ -38,12 +38,20 @@ class Server:
     timeline: int = 1
     log: tuple[Record, ...] = ()
     follows: str = "pg1"
+    applying: bool = False  # a standby shows its last record, and does not count it yet
     asked_at: float | None = None
-    answer: tuple[bool, int, int] | None = None
+    answer: tuple[bool, int, int, bool] | None = None
 
     @property
     def position(self) -> int:
         return self.log[-1].end if self.log else 0
+
+    @property
+    def told(self) -> int:
+        """The position that it tells."""
+        if not self.applying:
+            return self.position
+        return self.log[-2].end if len(self.log) > 1 else 0
 
     @property
     def content(self) -> set[int]:
@@ -100,15 +108,21 @@ class Histories(RuleBasedStateMachine):
         if server.writable:
             self.append(server, size)
 
-    @rule(name=SOME_NODE, records=st.integers(1, 4))
-    def replicate(self, name: str, records: int) -> None:
+    @rule(name=SOME_NODE, records=st.integers(1, 4), applying=st.booleans())
+    def replicate(self, name: str, records: int, applying: bool = False) -> None:
         server = self.servers[name]
         source = self.servers[server.follows]
         grown = source.log[: len(server.log) + records]
         if server.timeline > source.timeline:
             return  # a server refuses to follow an older timeline than its own
         if not server.writable and grown[: len(server.log)] == server.log:
+            server.applying = applying and (len(grown) > len(server.log) or server.applying)
             server.log, server.timeline = grown, source.timeline
+
+    @rule(name=SOME_NODE)
+    def count(self, name: str) -> None:
+        """A standby has replayed what it shows."""
+        self.servers[name].applying = False
 
     @rule(name=SOME_NODE, source=SOME_NODE)
     def follow(self, name: str, source: str) -> None:
@@ -121,7 +135,7 @@ class Histories(RuleBasedStateMachine):
         server = self.servers[name]
         if server.writable and sum(s.writable for s in self.servers.values()) < 2:
             return
-        server.writable = False
+        server.writable = server.applying = False
         server.log = server.log[:keeps]
         self.lose(name)
 
@@ -131,7 +145,7 @@ class Histories(RuleBasedStateMachine):
         server = self.servers[name]
         if not server.writable and server.timeline == self.timelines < 4:
             self.timelines += 1
-            server.writable, server.timeline = True, self.timelines
+            server.writable, server.timeline, server.applying = True, self.timelines, False
             self.append(server, 1)
 
     @rule(name=SOME_NODE, records=st.integers(1, 4))
@@ -174,24 +188,34 @@ class Histories(RuleBasedStateMachine):
         if server.asked_at is None:
             server.asked_at, server.answer = self.tick(), None
 
-    @rule(name=SOME_NODE)
-    def answer(self, name: str) -> None:
+    @rule(name=SOME_NODE, archived=st.booleans())
+    def answer(self, name: str, archived: bool = False) -> None:
+        """``archived``: it may get log from elsewhere, and so never says that it has all."""
         server = self.servers[name]
         if server.asked_at is not None and server.answer is None:
             self.tick()
-            server.answer = (server.writable, server.timeline, server.position)
+            server.answer = (
+                server.writable,
+                server.timeline,
+                server.told,
+                not server.applying and not archived,
+            )
 
     @rule(name=SOME_NODE)
     def hear(self, name: str) -> None:
         server = self.servers[name]
         if server.asked_at is None or server.answer is None:
             return
-        writable, timeline, position = server.answer
+        writable, timeline, position, complete = server.answer
         self.heard[name] = Answer(name, not writable, timeline, CLUSTER, position, not writable)
         started_at, server.asked_at, server.answer = server.asked_at, None, None
         if not writable:
             self.ledger.replica_seen(
-                name, started_at=started_at, timeline=timeline, position=position
+                name,
+                started_at=started_at,
+                timeline=timeline,
+                position=position,
+                complete=complete,
             )
         self.conclude()
         if writable and self.topology.primary == name:
@@ -260,12 +284,34 @@ class Histories(RuleBasedStateMachine):
         self.seen |= server.content
         if name == found.primary:
             timeline = self.topology.fence.timeline
+        elif server.writable:
+            timeline += 1  # as it says with the answer
         self.trail.note(Mark(name, self.tick(), timeline, epoch))
 
     @rule(name=SOME_NODE, records=st.integers(1, 4), which=st.integers(0, 5))
     def read_what_just_came(self, name: str, records: int, which: int) -> None:
         """A replica moves on unsampled, and is read; then another is."""
         self.replicate(name, records)
+        self.read_in_the_session(which)
+        self.read_in_the_session(which + 1)
+
+    @rule(name=SOME_NODE, writer=SOME_NODE, which=st.integers(0, 5))
+    def read_what_is_not_counted(self, name: str, writer: str, which: int) -> None:
+        """A replica shows a record before it tells so, and is read; then another is."""
+        for other in NAMES:
+            self.replicate(other, 99)
+            self.count(other)
+        self.sample_all()
+        self.write(writer, 1)
+        self.replicate(name, 1, applying=True)
+        self.read_in_the_session(which)
+        self.sample_all()
+        self.read_in_the_session(which + 1)
+
+    @rule(name=SOME_NODE, which=st.integers(0, 5))
+    def read_on_one_that_was_promoted(self, name: str, which: int) -> None:
+        """Nobody has been asked since; then another is read."""
+        self.promote(name)
         self.read_in_the_session(which)
         self.read_in_the_session(which + 1)
 
@@ -314,6 +360,6 @@ class Histories(RuleBasedStateMachine):
 
 
 Histories.TestCase.settings = settings(
-    max_examples=100, stateful_step_count=60, deadline=None, derandomize=True
+    max_examples=400, stateful_step_count=60, deadline=None, derandomize=True
 )
 TestHistories = Histories.TestCase
