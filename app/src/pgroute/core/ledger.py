@@ -49,6 +49,7 @@ class ReplicaView:
     ``fresh_at``: when the newest primary sample started of which it has replayed everything; None
     when none is known. ``lower_at``: when the newest sample started that told a lower position, if
     any did. ``complete``: all that it had received was replayed.
+    ``parent``: the timeline before, and how far it was seen there, if that is the one before.
     """
 
     started_at: float
@@ -57,6 +58,7 @@ class ReplicaView:
     fresh_at: float | None
     lower_at: float | None
     complete: bool
+    parent: tuple[int, int] | None = None
 
     def covers(self, moment: float) -> bool:
         """Whether all that was seen there until ``moment`` is surely up to the position."""
@@ -125,10 +127,14 @@ class Ledger:
             return
         history = self._history
         fresh_at = history.newest_within(position) if timeline == history.timeline else None
-        before, lower_at = self._views.get(node), None
-        if before is not None and before.timeline == timeline and before.position <= position:
-            lower_at = before.started_at if before.position < position else before.lower_at
-        view = ReplicaView(started_at, timeline, position, fresh_at, lower_at, complete)
+        before, lower_at, parent = self._views.get(node), None, None
+        if before is not None and before.timeline == timeline:
+            parent = before.parent
+            if before.position <= position:
+                lower_at = before.started_at if before.position < position else before.lower_at
+        elif before is not None and before.timeline == timeline - 1:
+            parent = before.timeline, before.position
+        view = ReplicaView(started_at, timeline, position, fresh_at, lower_at, complete, parent)
         self._views = {**self._views, node: view}
 
     def silent(self, node: str) -> None:
@@ -277,6 +283,8 @@ class Ledger:
             # A standby's timeline is a lower bound: only the direct parent leaves no other one.
             if last is not None and last.timeline == timeline - 1:
                 self._switches[timeline] = (last.timeline, last.position)
+            elif last is not None and last.timeline == timeline and last.parent is not None:
+                self._switches[timeline] = last.parent  # it was seen while its recovery ended
             else:
                 self._switches.pop(timeline, None)
             self._earlier = {before.timeline: before}

@@ -167,6 +167,16 @@ def test_after_a_failover_a_token_counts_up_to_what_the_new_primary_had() -> Non
         ledger.prove(Token(CLUSTER, 1, 101))
 
 
+def test_a_new_primary_that_was_seen_ending_its_recovery_has_what_it_had_before() -> None:
+    ledger = fed((1.0, 100))
+    replica(ledger, 1.0, 100)
+    replica(ledger, 1.1, 110, timeline=2)
+    replica(ledger, 1.2, 120, timeline=2)
+    primary(ledger, 2.0, 300, node="pg2", timeline=2)
+    assert ledger.standing(Token(CLUSTER, 1, 100)) is Standing.PROVEN
+    assert ledger.standing(Token(CLUSTER, 1, 101)) is Standing.UNPROVEN
+
+
 def test_without_a_last_position_no_older_token_counts() -> None:
     assert failed_over(seen_at=None).standing(Token(CLUSTER, 1, 1)) is Standing.UNPROVEN
 

@@ -188,14 +188,15 @@ class Histories(RuleBasedStateMachine):
         if server.asked_at is None:
             server.asked_at, server.answer = self.tick(), None
 
-    @rule(name=SOME_NODE, archived=st.booleans())
-    def answer(self, name: str, archived: bool = False) -> None:
-        """``archived``: it may get log from elsewhere, and so never says that it has all."""
+    @rule(name=SOME_NODE, archived=st.booleans(), ending=st.booleans())
+    def answer(self, name: str, archived: bool = False, ending: bool = False) -> None:
+        """``archived``: it may get log from elsewhere, and so never says that it has all.
+        ``ending``: it was promoted between saying that it recovers and telling its timeline."""
         server = self.servers[name]
         if server.asked_at is not None and server.answer is None:
             self.tick()
             server.answer = (
-                server.writable,
+                server.writable and not ending,
                 server.timeline,
                 server.told,
                 not server.applying and not archived,
