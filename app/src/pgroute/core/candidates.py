@@ -86,10 +86,6 @@ def select(
     if topology.primary is None:
         why = f"{why}; {topology.problem}"
     then = _otherwise(contract, topology)
-    shown = _shown_elsewhere(trail, topology.primary)
-    if shown is not None and not meet and then is not Then.REFUSE:
-        why = f"{topology.primary} has not been sampled since {shown.node} was read"
-        return Selection((), Then.LOOK_AGAIN, why, token=token)
     return Selection(_warm(meet, breakers, now, draw), then, why, topology.primary, sound, token)
 
 
@@ -227,17 +223,6 @@ def _stays(name: str, pending: tuple[Mark, ...], ledger: Ledger) -> bool:
         ):
             return False
     return True
-
-
-def _shown_elsewhere(trail: Trail | None, primary: str | None) -> Mark | None:
-    """The mark of a replica that a session has read just now, and not the primary since.
-
-    A replica may show a commit before the primary does, where the backend that committed has yet
-    to run on: give it the time of a sample.
-    """
-    pending = () if trail is None else trail.pending
-    newest = max(pending, key=lambda mark: mark.ended_at, default=None)
-    return None if newest is None or newest.node == primary else newest
 
 
 def _is_current(name: str, ledger: Ledger) -> bool:

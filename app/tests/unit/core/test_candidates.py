@@ -237,34 +237,14 @@ def test_a_session_does_not_stay_on_a_node_that_has_been_away() -> None:
     trail.note(Mark("pg2", 9.95, 1, fleet.ledger.epoch("pg2")))
     fleet.ledger.silent("pg2")
     fleet.ledger.replica_seen("pg2", started_at=9.96, timeline=1, position=10)
-    assert fleet.ask(trail=trail) == ((), Then.LOOK_AGAIN)
-
-
-def test_a_session_leaves_a_replica_for_the_primary_once_that_was_sampled() -> None:
-    """It shows a commit as soon as it is replayed, the primary when its backend has run on."""
-    fleet, trail = Fleet(pg3=4000), Trail()
-    trail.note(Mark("pg2", 9.95, 1, fleet.ledger.epoch("pg2")))
-    fleet.ledger.silent("pg2")
-    assert fleet.ask(trail=trail) == ((), Then.LOOK_AGAIN)
-    fleet.ledger.primary_seen(
-        "pg1", started_at=9.96, timeline=1, position=5000, system_identifier=CLUSTER
-    )
     assert fleet.ask(trail=trail) == ((), Then.SPILL)
 
 
-@pytest.mark.parametrize("first", ["pg1", "pg2"])
-def test_a_session_that_was_on_the_primary_since_goes_there_at_once(first: str) -> None:
-    fleet, trail = Fleet(), Trail()
-    trail.note(Mark(first, 9.95, 1))
-    trail.note(Mark("pg2" if first == "pg1" else "pg1", 9.96, 1))
-    assert fleet.ask(trail=trail) == ((), Then.LOOK_AGAIN if first == "pg1" else Then.SPILL)
-
-
-def test_a_session_that_read_on_two_nodes_waits_for_a_sample() -> None:
+def test_a_session_that_read_on_two_nodes_goes_to_the_primary() -> None:
     fleet, trail = Fleet(), Trail()
     trail.note(Mark("pg2", 9.95, 1))
     trail.note(Mark("pg3", 9.96, 1))
-    assert fleet.ask(trail=trail) == ((), Then.LOOK_AGAIN)
+    assert fleet.ask(trail=trail) == ((), Then.SPILL)
 
 
 def test_a_session_never_goes_back_behind_its_floor() -> None:
