@@ -17,6 +17,7 @@ import pytest
 
 from pgroute import CommitUnknown, Role, Token, TokenNotReached, TokenUnproven
 from pgroute.observing.observer import Doubt, Silent
+from pgroute.routing.shown import UNDER_WAY
 from tests.servers import Servers, eventually, whole
 
 from .fronts import FRONTS, opened
@@ -154,6 +155,121 @@ def test_a_session_does_not_go_back_from_what_its_replica_has_not_counted(
         finally:
             servers.sql("pg3", "select pg_wal_replay_resume()")
         committed.result()
+
+
+@pytest.fixture
+def uncommitted(servers: Servers, counter: Any) -> Iterator[Any]:
+    """A router to servers where a count has been committed that replicas show: its COMMIT waits
+    for a synchronous standby that does not exist, so the primary does not show it."""
+    configure(servers, "set synchronous_standby_names = 'nobody'")
+    with ThreadPoolExecutor() as pool:
+        committed = pool.submit(count_surely, counter)
+        try:
+            yield counter
+        finally:
+            configure(servers, "reset synchronous_standby_names")
+            assert committed.result() == 1
+
+
+def configure(servers: Servers, what: str) -> None:
+    before = "select pg_conf_load_time()"
+    loaded = servers.sql("pg1", before)
+    servers.sql("pg1", f"alter system {what}")
+    servers.sql("pg1", "select pg_reload_conf()")
+    eventually(lambda: servers.sql("pg1", before) > loaded, what="reloaded")
+
+
+def count_surely(router: Any) -> int:
+    with router.write(timeout=60) as connection:
+        connection.execute("set local synchronous_commit = on")
+        row = connection.execute(COUNT).fetchone()
+    return int(row[0])
+
+
+def test_a_session_does_not_miss_on_the_primary_what_a_replica_shows_already(
+    servers: Servers, uncommitted: Any
+) -> None:
+    with uncommitted.session() as session, ThreadPoolExecutor() as pool:
+        while looked(session, node="pg2") == 0:
+            pass
+        with uncommitted.read("strong") as connection:
+            assert connection.execute(LOOK).fetchone() == (0,)
+        soon = pool.submit(wait_and_configure, servers, "reset synchronous_standby_names")
+        assert looked(session, contract="strong") == 1
+        soon.result()
+
+
+def wait_and_configure(servers: Servers, what: str) -> None:
+    time.sleep(0.1)
+    configure(servers, what)
+
+
+def test_a_session_does_not_wait_for_long_for_who_may_not_be_committing(
+    servers: Servers, counter: Any
+) -> None:
+    """Of a superuser's transaction the application's role is not told what it waits for."""
+    long = f"begin; {COUNT}; select pg_advisory_xact_lock({GATE}); rollback"
+    with ThreadPoolExecutor() as pool, counter.session() as session:
+        with closed_gate(servers):
+            done = pool.submit(servers.sql, "pg1", long, database="app")
+            eventually(lambda: at_the_gate(servers), what="it is under way")
+            assert looked(session, node="pg2") == 0
+            assert looked(session, contract="strong") == 0
+            assert not done.done()
+        done.result()
+
+
+def test_a_session_whose_connection_is_lost_while_it_asks_gets_another(
+    counter: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    router = getattr(counter, "_thing", counter)  # the asynchronous one itself
+    ask, asked = router.do_query, Counter[str]()
+
+    def ask_what_is_cut_once(connection: Any, sql: str, *rest: Any) -> Any:
+        if sql == UNDER_WAY:
+            asked[connection.node] += 1
+            if asked.total() == 1:
+                connection.cut()
+        return ask(connection, sql, *rest)
+
+    monkeypatch.setattr(router, "do_query", ask_what_is_cut_once)
+    with counter.session() as session:
+        looked(session, node="pg2")
+        for _ in range(3):
+            assert looked(session, contract="strong") == 0
+    assert asked == {"pg1": 2}  # and no more, once the primary is known to show all
+    assert not counter.busy()
+
+
+def test_a_session_reads_on_where_nobody_is_told_who_commits(
+    servers: Servers, counter: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    servers.sql("pg1", "revoke select on pg_locks from public", database="app")
+    try:
+        with counter.session() as session:
+            looked(session, node="pg2")
+            assert looked(session, contract="strong") == 0
+    finally:
+        servers.sql("pg1", "grant select on pg_locks to public", database="app")
+    assert "pg1 does not tell who is committing: permission denied" in caplog.text
+
+
+@pytest.mark.usefixtures("uncommitted")
+@pytest.mark.parametrize("contract", [{"contract": "strong"}, {"node": "pg1"}])
+def test_a_session_is_told_who_surely_commits_and_has_not(
+    servers: Servers, front: str, contract: dict[str, str]
+) -> None:
+    """Where the same role reads and writes, it is told of its own backends' waits."""
+    with (
+        opened(front, servers.settings(read_user="app_rw")) as router,
+        router.session() as session,
+    ):
+        eventually(lambda: whole(router), what="a primary and two healthy replicas")
+        while looked(session, node="pg2") == 0:
+            pass
+        with pytest.raises(TokenNotReached, match="waits for a synchronous standby"):
+            looked(session, token_timeout=0.7, **contract)
+        assert looked(session, node="pg2") == 1
 
 
 def looked(session: Any, **options: Any) -> int:

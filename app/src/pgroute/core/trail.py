@@ -12,10 +12,12 @@ from pgroute.core.lsn import Mark, Token
 class Trail:
     """One session's trail. Not thread-safe: a session belongs to one thread or task."""
 
-    __slots__ = ("_pending", "floor")
+    __slots__ = ("_pending", "floor", "standby_read_at")
 
     def __init__(self, floor: Token | None = None) -> None:
         self.floor = floor  # everything up to here was seen
+        # When a standby was read last, until the primary is known to show all of that, too.
+        self.standby_read_at: float | None = None
         self._pending: dict[tuple[str, int, int], Mark] = {}
 
     @property
@@ -28,11 +30,13 @@ class Trail:
         pending = self._pending.copy()  # first: what is settled meanwhile is in both
         copied = Trail(self.floor)
         copied._pending = pending
+        copied.standby_read_at = self.standby_read_at
         return copied
 
     def restore(self, kept: Trail) -> None:
         """Be again what was copied: what was seen since is of an attempt that nobody hears of."""
         self.floor, self._pending = kept.floor, kept._pending.copy()
+        self.standby_read_at = kept.standby_read_at
 
     def note(self, mark: Mark) -> None:
         """A write or read has ended; a later one on the same node takes the earlier one's place."""

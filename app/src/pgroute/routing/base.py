@@ -455,10 +455,12 @@ class Base(ABC):
         plan = holder.plan
         if plan is not None and plan.trail is not None:
             self.fleet.want()
-            timeline = holder.timeline
-            if holder.route.role is Role.REPLICA and holder.connection.was_promoted:
-                timeline += 1  # at least: nothing that is known of the older one says what it saw
-            plan.trail.note(new_mark((holder.route.node, self.clock(), timeline, holder.epoch)))
+            now, timeline = self.clock(), holder.timeline
+            if holder.route.role is Role.REPLICA:
+                plan.trail.standby_read_at = now
+                if holder.connection.was_promoted:
+                    timeline += 1  # at least: nothing known of the older one says what it saw
+            plan.trail.note(new_mark((holder.route.node, now, timeline, holder.epoch)))
 
     def wrote(self, holder: Holder) -> None:
         """A write has ended: its mark is kept for :meth:`token`."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from typing import Any
 
+import psycopg
+from psycopg import pq
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
 from pgroute.core.candidates import Selection, Then, select, serves
@@ -25,6 +28,10 @@ from pgroute.errors import (
 from pgroute.observing.observer import Fault, Purpose, Reason, Wait
 from pgroute.routing.base import Base, Steps
 from pgroute.routing.holder import PLAIN, Holder, Plan
+from pgroute.routing.probe import one_line
+from pgroute.routing.shown import COMMITTING_SECONDS, PAUSE_SECONDS, UNDER_WAY, Unshown
+
+_log = logging.getLogger("pgroute")
 
 
 def lease_read(router: Base, holder: Holder, avoid: frozenset[str] = frozenset()) -> Steps[Any]:
@@ -57,8 +64,12 @@ def _find_reader(router: Base, holder: Holder, avoid: frozenset[str]) -> Steps[A
             found = yield from _first_of(router, holder, plan, chosen, tried, until)
         if found is not None:
             known = (holder.timeline, holder.epoch) == epochs[holder.route.node]
-            if plan is PLAIN or holder.route.role is Role.PRIMARY:
+            if plan is PLAIN:
                 return found
+            if holder.route.role is Role.PRIMARY:
+                if (yield from _shows_all(router, holder, plan, wait_until)):
+                    return found
+                continue
             if known and not _lags_by_now(router, holder, plan):
                 return found
             # It was away and may have come back with less, another one is the primary by now, or
@@ -96,9 +107,56 @@ def _find_reader(router: Base, holder: Holder, avoid: frozenset[str]) -> Steps[A
             )
         except NoPrimary as error:
             raise NoReadableNode(f"no healthy replica, and no primary: {error}") from error
-        if chosen.primary in (None, holder.route.node):
+        if chosen.primary not in (None, holder.route.node):
+            yield from give_back(router, holder)  # another one by now: nothing is proven of it yet
+        elif (yield from _shows_all(router, holder, plan, wait_until)):
             return connection
-        yield from give_back(router, holder)  # another one by now: nothing is proven of it yet
+
+
+def _shows_all(router: Base, holder: Holder, plan: Plan, wait_until: float) -> Steps[bool]:
+    """Wait until the primary, which is leased, shows what the plan's session may have read on a
+    standby just before. False when its connection is lost; it is let go then.
+
+    Raises TokenNotReached when that waits for a synchronous standby for longer than the session.
+    """
+    trail = plan.trail
+    if trail is None or trail.standby_read_at is None:
+        return True
+    started, unshown = router.clock(), Unshown()
+    patient_until = min(wait_until, trail.standby_read_at + COMMITTING_SECONDS)
+    while True:
+        try:
+            answer = yield router.do_query(holder.connection, UNDER_WAY, None, True)
+        except BaseException as error:
+            if not isinstance(error, psycopg.Error):
+                yield from _discard(router, holder)
+                raise
+            if holder.connection.pgconn.transaction_status == pq.TransactionStatus.UNKNOWN:
+                yield from _discard(router, holder)
+                router.fleet.suspect(holder.route.node, Fault.CONNECTION_LOST, one_line(error))
+                return False
+            _log.warning("%s does not tell who is committing: %s", holder.route.node, error)
+            return True
+        left = unshown.narrow(answer.text(), patient=router.clock() < patient_until)
+        if not left:
+            break
+        if router.clock() >= wait_until:
+            yield from give_back(router, holder)
+            raise TokenNotReached(
+                f"{holder.route.node} does not show transaction {left[0]} yet, which the session "
+                "may have read on a replica: its COMMIT waits for a synchronous standby (waited "
+                f"{plan.wait:g} s)"
+            )
+        yield router.do_pause(PAUSE_SECONDS)
+    trail.standby_read_at = None
+    if router.clock() - started > PAUSE_SECONDS:
+        router.observer.waited(holder.route.node, Wait.TOKEN, router.clock() - started)
+    return True
+
+
+def _discard(router: Base, holder: Holder) -> Steps[None]:
+    holder.pool.in_flight.pop(holder, None)
+    yield router.do_discard(holder.pool, holder.connection)
 
 
 def _lags_by_now(router: Base, holder: Holder, plan: Plan) -> bool:
