@@ -17,6 +17,7 @@ import psycopg
 
 from pgroute.observing.observer import Observer, Query
 from pgroute.observing.redaction import shown
+from pgroute.routing.cursors import AsyncNodeCursor, NodeCursor
 
 
 class Stopwatch:
@@ -81,14 +82,14 @@ class TimedCursors(NamedTuple):
 
 
 def timed_cursors(watch: Stopwatch) -> TimedCursors:
-    """Cursors for ``psycopg.Connection``."""
-    return TimedCursors(timed(psycopg.Cursor, watch), timed(psycopg.ServerCursor, watch))
+    """Cursors for :class:`pgroute.NodeConnection`."""
+    return TimedCursors(timed(NodeCursor, watch), timed(psycopg.ServerCursor, watch))
 
 
 def timed_async_cursors(watch: Stopwatch) -> TimedCursors:
-    """Cursors for ``psycopg.AsyncConnection``."""
+    """Cursors for :class:`pgroute.AsyncNodeConnection`."""
     return TimedCursors(
-        timed_async(psycopg.AsyncCursor, watch), timed_async(psycopg.AsyncServerCursor, watch)
+        timed_async(AsyncNodeCursor, watch), timed_async(psycopg.AsyncServerCursor, watch)
     )
 
 

@@ -17,6 +17,7 @@ from pgroute.core.topology import Role
 from pgroute.observing.observer import Reason
 from pgroute.results import Result
 from pgroute.routing.commit import SLOW_SECONDS, Commit
+from pgroute.routing.cursors import AsyncNodeCursor, NodeCursor
 from pgroute.routing.shelter import answered
 
 _FEW_ROWS = 10
@@ -254,6 +255,10 @@ class _Leased:
 class NodeConnection(_Leased, psycopg.Connection[Any]):
     """A psycopg connection that knows which server it leads to."""
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.cursor_factory = NodeCursor
+
     @classmethod
     def connect(cls, conninfo: str = "", **parameters: Any) -> Self:
         """As psycopg's; ``owner`` is told of it."""
@@ -276,8 +281,13 @@ class NodeConnection(_Leased, psycopg.Connection[Any]):
         """As psycopg's, with fewer calls on the way of a text: a hundredth of a short read."""
         if query.__class__ is not str or binary:
             return super().execute(query, params, prepare=prepare, binary=binary)
-        cursor = self.cursor_factory(self, row_factory=self.row_factory)
-        return cursor.execute(query, params, prepare=prepare)
+        return self._new_cursor().execute(query, params, prepare=prepare)
+
+    def _new_cursor(self) -> psycopg.Cursor[Any]:
+        factory = self.cursor_factory
+        if factory is NodeCursor and self._autocommit:
+            factory = psycopg.Cursor  # quicker by a microsecond, and no statement begins anything
+        return factory(self, row_factory=self.row_factory)
 
     def cancel_safe(self, *, timeout: float = 30.0) -> None:
         """As psycopg's, which calls it for whoever is interrupted and then drops its error."""
@@ -289,7 +299,7 @@ class NodeConnection(_Leased, psycopg.Connection[Any]):
 
     def ask(self, sql: Any, params: Any = None, prepare: bool | None = None) -> Result:
         """Run one statement, to its last row."""
-        cursor, self.spare = self.spare or self.cursor(), None
+        cursor, self.spare = self.spare or self._new_cursor(), None
         cursor.execute(sql, params, prepare=prepare)
         self._ran(cursor)
         rows = [] if cursor.rownumber is None else cursor.fetchall()
@@ -328,6 +338,10 @@ class NodeConnection(_Leased, psycopg.Connection[Any]):
 class AsyncNodeConnection(_Leased, psycopg.AsyncConnection[Any]):
     """The same for asyncio."""
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.cursor_factory = AsyncNodeCursor
+
     @classmethod
     async def connect(cls, conninfo: str = "", **parameters: Any) -> Self:
         """As psycopg's; ``owner`` is told of it."""
@@ -350,8 +364,13 @@ class AsyncNodeConnection(_Leased, psycopg.AsyncConnection[Any]):
         """As :meth:`NodeConnection.execute`."""
         if query.__class__ is not str or binary:
             return await super().execute(query, params, prepare=prepare, binary=binary)
-        cursor = self.cursor_factory(self, row_factory=self.row_factory)
-        return await cursor.execute(query, params, prepare=prepare)
+        return await self._new_cursor().execute(query, params, prepare=prepare)
+
+    def _new_cursor(self) -> psycopg.AsyncCursor[Any]:
+        factory = self.cursor_factory
+        if factory is AsyncNodeCursor and self._autocommit:
+            factory = psycopg.AsyncCursor
+        return factory(self, row_factory=self.row_factory)
 
     async def cancel_safe(self, *, timeout: float = 30.0) -> None:
         """As psycopg's, which calls it for every cancelled task and then drops its error."""
@@ -363,7 +382,7 @@ class AsyncNodeConnection(_Leased, psycopg.AsyncConnection[Any]):
 
     async def ask(self, sql: Any, params: Any = None, prepare: bool | None = None) -> Result:
         """Run one statement, to its last row."""
-        cursor, self.spare = self.spare or self.cursor(), None
+        cursor, self.spare = self.spare or self._new_cursor(), None
         await cursor.execute(sql, params, prepare=prepare)
         self._ran(cursor)
         rows = [] if cursor.rownumber is None else await cursor.fetchall()
