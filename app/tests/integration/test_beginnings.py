@@ -273,7 +273,7 @@ def test_what_is_cut_at_its_deadline_has_changed_nothing(servers: Servers, route
     key = new_key()
     sql = "insert into tbl_users select %s, 'late' from pg_sleep(%s)"
     with pytest.raises(DeadlineExceeded), router.write(timeout=0.3) as connection:
-        connection.execute(sql, (key, 30))
+        connection.execute(sql, (key, 3))
     assert not router.busy()
     asked = "select count(*) from pg_stat_activity where query like '%pg_sleep(%' and pid <> "
     eventually(

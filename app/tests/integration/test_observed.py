@@ -21,6 +21,7 @@ from pgroute.observing.logs import JsonLines, Log
 from pgroute.observing.metrics import RouterMetrics
 from pgroute.observing.observer import Observer, together
 from pgroute.observing.tracing import traces
+from pgroute.routing.cursors import NodeCursor
 from tests.servers import NAMES, Servers, eventually, port, whole
 
 pytestmark = pytest.mark.integration
@@ -220,5 +221,5 @@ def test_nobody_asks_nobody_times(servers: Servers) -> None:
     observer = instruments(settings, RouterMetrics(NAMES))
     assert not observer.wants_queries
     with Router(settings, observer=observer) as router, router.read() as connection:
-        assert connection.cursor_factory is psycopg.Cursor
+        assert connection.cursor_factory is NodeCursor
         assert connection.server_cursor_factory is psycopg.ServerCursor
