@@ -28,6 +28,14 @@ def on_loopback(*, durable: bool = False) -> Iterator[Servers]:
         yield servers
 
 
+def keep_to(servers: Servers, cores: Sequence[int]) -> None:
+    """Run the servers on these cores; no cores: wherever they like."""
+    if cores:
+        among = f"--cpuset-cpus={','.join(map(str, cores))}"
+        update = ["docker", "update", among, servers.container]
+        subprocess.run(update, check=True, capture_output=True)
+
+
 @contextmanager
 def breakable() -> Iterator[Servers]:
     """Servers in a network of their own, which faults may cut, with the chaos table."""

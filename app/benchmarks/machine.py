@@ -18,12 +18,21 @@ _PACKAGES = (
 )
 
 
+def take_a_core() -> list[int]:
+    """Keep this process on one of its processor's cores; the others, for the servers. None are left
+    where there is only one."""
+    first, *others = sorted(os.sched_getaffinity(0))
+    if others:
+        os.sched_setaffinity(0, {first})
+    return others
+
+
 def describe_machine() -> dict[str, str | int | float]:
     """Processor, cores, load, Python and the packages' versions."""
     found: dict[str, str | int | float] = {
         "processor": _processor(),
         "cores": os.cpu_count() or 0,
-        "pinned_to_cores": len(os.sched_getaffinity(0)),
+        "cores_of_this_process": len(os.sched_getaffinity(0)),
         "load_1_minute": round(os.getloadavg()[0], 2),
         "kernel": platform.release(),
         "python": platform.python_version(),

@@ -20,8 +20,8 @@ from uuid import UUID
 
 from benchmarks.budgets import Budget, budget_table, read_budgets, write_budgets
 from benchmarks.figures import FIGURES, PathFigures, Round, compare
-from benchmarks.fleet import on_loopback
-from benchmarks.machine import describe_machine
+from benchmarks.fleet import keep_to, on_loopback
+from benchmarks.machine import describe_machine, take_a_core
 from benchmarks.memory import Memory, measure_memory
 from benchmarks.paths import (
     NAME,
@@ -192,14 +192,19 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=200, help="timed calls per path and round")
     parser.add_argument("--output", type=FilePath, help="folder for reads.txt, .json and .svg")
     arguments = parser.parse_args()
+    cores = take_a_core()
     machine = describe_machine()
     limits = {"rounds": arguments.rounds, "calls": arguments.calls}
     with on_loopback() as servers:
         settings = servers.settings()
-        reads = measure_reads(settings, start_proxies(servers), **limits)
+        proxies = start_proxies(servers)
+        keep_to(servers, cores[:1])  # one process works at a time: always on the same core
+        reads = measure_reads(settings, proxies, **limits)
+        keep_to(servers, cores)  # three servers do
         writing = measure_writes(settings, **limits)
         memory = measure_memory(servers.settings(pool_max_size=60))
     with on_loopback(durable=True) as servers:
+        keep_to(servers, cores)
         durable = measure_writes(servers.settings(), **limits)
     machine["load_1_minute_after"] = describe_machine()["load_1_minute"]
     budgets = all_budgets(reads, writing, durable)
