@@ -53,6 +53,8 @@ STATEMENTS: dict[str, tuple[Any, ...]] = {
     "a notice": ("do $$ begin raise notice 'seen'; end $$",),
     "a raised exception": ("do $$ begin raise exception 'seen'; end $$",),
     "dropped statements": ("deallocate all", None, {"prepare": True}),
+    "a long parameter": ("select length(%s)", ("x" * 5_000_000,)),
+    "a long answer": ("select repeat(%s, 5000000)", ("x",)),
     "its transaction": ("select current_setting(%s)", ("transaction_isolation",)),
 }
 REFUSED: dict[str, tuple[Any, ...]] = {  # by psycopg: the server never hears of them
