@@ -86,6 +86,7 @@ class Ledger:
         self._epochs: dict[str, int] = {}
         self._switches: dict[int, tuple[int, int]] = {}  # child: (parent, lower bound)
         self._forks: dict[int, tuple[float, int]] = {}  # timeline: since when, up to where
+        self.version = 0  # counts what has been seen: what followed from it follows as long
 
     # What the sampler has seen
 
@@ -110,6 +111,7 @@ class Ledger:
             if view.timeline == timeline and position <= view.position:
                 fresh_at = max(started_at, view.fresh_at or 0.0)
                 self._views[name] = replace(view, fresh_at=fresh_at)
+        self.version += 1
 
     def replica_seen(
         self,
@@ -136,11 +138,13 @@ class Ledger:
             parent = before.timeline, before.position
         view = ReplicaView(started_at, timeline, position, fresh_at, lower_at, complete, parent)
         self._views = {**self._views, node: view}
+        self.version += 1
 
     def silent(self, node: str) -> None:
         """The server did not answer, or its connection was lost: it may come back with less."""
         self._epochs[node] = self._epochs.get(node, 0) + 1
         self._views = {name: view for name, view in self._views.items() if name != node}
+        self.version += 1
 
     # What follows from it
 

@@ -26,12 +26,12 @@ from psycopg_pool import PoolTimeout
 from pgroute.config import Settings
 from pgroute.core.budgets import RatioBudget, TokenBucket
 from pgroute.core.candidates import doubt_about_primary, serves
-from pgroute.core.contracts import Contract
+from pgroute.core.contracts import EVENTUAL, Contract
 from pgroute.core.latency import HedgeDelay
 from pgroute.core.lsn import Mark, Token, new_mark
 from pgroute.core.policies import POLICIES, Policy
 from pgroute.core.topology import Role, Topology
-from pgroute.core.trail import Trail
+from pgroute.core.trail import Proof, Trail
 from pgroute.errors import NodeUnavailable, RouterClosed, TokenError, TokenNotReached
 from pgroute.observing.instruments import instruments
 from pgroute.observing.observer import Fault, Observer, Reason
@@ -374,30 +374,44 @@ class Base(ABC):
 
     def take_planned(self, holder: Holder, plan: Plan) -> Any:
         """As :meth:`take_read`, from a replica that surely meets the plan; None without one."""
-        fleet = self.fleet
-        ledger = fleet.ledger
+        fleet, trail = self.fleet, plan.trail
         fleet.want()
-        for _ in fleet.replicas if plan.node is None else ():
-            try:
-                node = self.next_read().node
-                # Before it is asked what it has: it may have been away by the time it is taken.
-                epoch, timeline = ledger.epoch(node), ledger.timeline
-                met = serves(
-                    node,
-                    plan.contract,
-                    fleet.topology,
-                    ledger,
-                    now=self.clock(),
-                    trail=plan.trail,
-                )
-                if met:
-                    route = self.route(node, True, Role.REPLICA, plan.replica_reason)
-                    connection = self.take_read(holder, route)
-                    holder.epoch, holder.timeline = epoch, timeline
+        stays = trail is not None and plan.contract is EVENTUAL  # as nearly always in a session
+        try:
+            proof = trail.proof if stays else None  # type: ignore[union-attr]
+            if (
+                proof is not None
+                and proof.version == fleet.ledger.version
+                and proof.topology is fleet.topology
+                and proof.key[0] in fleet.replicas
+            ):
+                return self._take_proven(holder, proof)
+            for _ in fleet.replicas if plan.node is None else ():
+                proof = self._prove(self.next_read().node, plan)
+                if proof is not None:
+                    connection = self._take_proven(holder, proof)
+                    if stays:
+                        trail.proof = proof  # type: ignore[union-attr]
                     return connection
-            except (IndexError, NoRoute, TokenError):
-                return None  # whoever looks thoroughly finds it again, and tells
+        except (IndexError, NoRoute, TokenError):
+            pass  # whoever looks thoroughly finds it again, and tells
         return None
+
+    def _take_proven(self, holder: Holder, proof: Proof) -> Any:
+        connection = self.take_read(holder, proof.route)
+        _, holder.timeline, holder.epoch = proof.key
+        return connection
+
+    def _prove(self, node: str, plan: Plan) -> Proof | None:
+        """That a replica surely meets the plan now; None when it may not."""
+        fleet, ledger = self.fleet, self.fleet.ledger
+        # Before it is asked what it has: it may have been away by the time it is taken.
+        version, key = ledger.version, (node, ledger.timeline, ledger.epoch(node))
+        topology = fleet.topology
+        if not serves(node, plan.contract, topology, ledger, now=self.clock(), trail=plan.trail):
+            return None
+        route = self.route(node, True, Role.REPLICA, plan.replica_reason)
+        return Proof(key, version, topology, route)
 
     def proven(self, after: Token | Mark) -> Route | None:
         """The route to the replica whose turn it is, None when it may not have all that ``after``
