@@ -67,7 +67,7 @@ def _find_reader(router: Base, holder: Holder, avoid: frozenset[str]) -> Steps[A
             if plan is PLAIN:
                 return found
             if holder.route.role is Role.PRIMARY:
-                if (yield from _shows_all(router, holder, plan, wait_until)):
+                if (yield from _shows_all(router, holder, plan, until)):
                     return found
                 continue
             if known and not _lags_by_now(router, holder, plan):
@@ -109,21 +109,22 @@ def _find_reader(router: Base, holder: Holder, avoid: frozenset[str]) -> Steps[A
             raise NoReadableNode(f"no healthy replica, and no primary: {error}") from error
         if chosen.primary not in (None, holder.route.node):
             yield from give_back(router, holder)  # another one by now: nothing is proven of it yet
-        elif (yield from _shows_all(router, holder, plan, wait_until)):
+        elif (yield from _shows_all(router, holder, plan, until)):
             return connection
 
 
-def _shows_all(router: Base, holder: Holder, plan: Plan, wait_until: float) -> Steps[bool]:
+def _shows_all(router: Base, holder: Holder, plan: Plan, until: float) -> Steps[bool]:
     """Wait until the primary, which is leased, shows what the plan's session may have read on a
     standby just before. False when its connection is lost; it is let go then.
 
-    Raises TokenNotReached when that waits for a synchronous standby for longer than the session.
+    Raises TokenNotReached when that takes longer than the plan waits, or the caller.
     """
     trail = plan.trail
     if trail is None or trail.standby_read_at is None:
         return True
     started, unshown = router.clock(), Unshown()
-    patient_until = min(wait_until, trail.standby_read_at + COMMITTING_SECONDS)
+    patient_until = trail.standby_read_at + COMMITTING_SECONDS
+    wait_until = min(until, max(started + plan.wait, patient_until))
     while True:
         try:
             answer = yield router.do_query(holder.connection, UNDER_WAY, None, True)
@@ -144,8 +145,8 @@ def _shows_all(router: Base, holder: Holder, plan: Plan, wait_until: float) -> S
             yield from give_back(router, holder)
             raise TokenNotReached(
                 f"{holder.route.node} does not show transaction {left[0]} yet, which the session "
-                "may have read on a replica: its COMMIT waits for a synchronous standby (waited "
-                f"{plan.wait:g} s)"
+                "may have read on a replica: its COMMIT has not come to its end, or waits for a "
+                f"synchronous standby (waited {router.clock() - started:.2g} s)"
             )
         yield router.do_pause(PAUSE_SECONDS)
     trail.standby_read_at = None
