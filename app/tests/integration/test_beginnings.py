@@ -17,6 +17,7 @@ from psycopg import IsolationLevel, pq
 from psycopg.rows import dict_row, tuple_row
 
 from pgroute import DeadlineExceeded, new_key
+from pgroute.routing import cursors
 from pgroute.routing.cursors import AsyncNodeCursor, NodeCursor
 from tests.servers import Servers, eventually, whole
 
@@ -260,6 +261,17 @@ def test_a_transaction_of_one_statement_waits_twice(router: Any, tmp_path: Path)
 
     assert answers(router, tmp_path, insert) == 2
     assert answers(router, tmp_path, without_parameters) == 3
+
+
+def test_with_a_psycopg_made_otherwise_it_begins_as_that_does(
+    router: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cursors, "_KNOWN", False)
+    key = new_key()
+    insert = "insert into tbl_users values (%s, 'three') on conflict do nothing"
+    assert answers(router, tmp_path, lambda connection: connection.execute(insert, (key,))) == 3
+    with router.read(after=router.token()) as connection:
+        assert connection.execute("select %s::int", (7,)).fetchone() == (7,)
 
 
 def test_rows_are_what_the_caller_wants(router: Any) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import psycopg
 from psycopg import generators, pq
-from psycopg._preparing import Prepare
 
 Steps = Generator[Any, Any, None]
 
@@ -26,7 +25,8 @@ _NEEDED = (  # of psycopg's own; where they are others, all begins as psycopg do
     "_set_results",
     "_start_query",
 )
-_KNOWN = all(hasattr(psycopg.Cursor, name) for name in _NEEDED)
+_Prepare: Any = getattr(getattr(psycopg, "_preparing", None), "Prepare", None)
+_KNOWN = _Prepare is not None and all(hasattr(psycopg.Cursor, name) for name in _NEEDED)
 
 
 def _begins(connection: Any) -> bool:
@@ -51,7 +51,7 @@ def _begin(
         connection._autocommit = False
     statement = cursor._convert_query(query, params)
     choice, name = cursor._get_prepared(statement, prepare)
-    if choice is Prepare.YES or (choice is Prepare.NO and statement.params):
+    if choice is _Prepare.YES or (choice is _Prepare.NO and statement.params):
         yield from _begin_along(cursor, statement, choice, name, binary)
     else:
         yield from connection._start_query()
@@ -61,7 +61,7 @@ def _begin(
 
 
 def _begin_along(
-    cursor: Any, statement: Any, choice: Prepare, name: bytes, binary: bool | None
+    cursor: Any, statement: Any, choice: Any, name: bytes, binary: bool | None
 ) -> Steps:
     """Steps of BEGIN and the statement in one round trip."""
     connection, pgconn = cursor._conn, cursor._pgconn
