@@ -158,7 +158,9 @@ def main() -> None:
         "--clients", default=",".join(CLIENTS), help="of pgroute, pgroute-async, hasql"
     )
     parser.add_argument("--promotions", type=int, help="so many of them, and no other fault")
-    parser.add_argument("--output", type=Path, help="folder for chaos.txt and chaos.json")
+    parser.add_argument(
+        "--output", type=Path, help="folder for chaos.txt and .json, or with -asyncio"
+    )
     arguments = parser.parse_args()
     clients = arguments.clients.split(",")
     times, seconds = arguments.promotions, arguments.seconds
@@ -177,6 +179,8 @@ def main() -> None:
         shown = "\n".join(f"{name}: {value}" for name, value in machine.items())
         arguments.output.mkdir(parents=True, exist_ok=True)
         name = "chaos" if times is None else "promotions"
+        if clients[0].endswith("-async"):
+            name += "-asyncio"
         (arguments.output / f"{name}.txt").write_text(f"{shown}\n\n{text}\n")
         (arguments.output / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     if broken := complaint(reports, every_fault=times is None):
