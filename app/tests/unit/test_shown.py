@@ -69,3 +69,18 @@ def test_what_is_not_shown_in_time_is_said(answer: str, timeout: float) -> None:
         node_of(session.read("strong", timeout=timeout))
     assert not router.busy()
     assert session._trail.standby_read_at is not None
+
+
+def test_who_is_interrupted_while_waiting_leaves_no_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    router = Staged(ALL_WELL)
+    session = session_after_a_standby(router, "7", "7")
+    connection = router.connection("pg1")
+
+    def interrupted(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(router, "do_pause", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        node_of(session.read("strong"))
+    assert not router.busy()
+    assert router.pool("pg1").discarded == [connection]

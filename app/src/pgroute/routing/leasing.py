@@ -122,37 +122,47 @@ def _shows_all(router: Base, holder: Holder, plan: Plan, until: float) -> Steps[
     trail = plan.trail
     if trail is None or trail.standby_read_at is None:
         return True
+    node = holder.route.node
+    try:
+        yield from _until_shown(router, holder, plan, trail.standby_read_at, until)
+    except psycopg.Error as error:
+        if holder.connection.pgconn.transaction_status != pq.TransactionStatus.UNKNOWN:
+            _log.warning("%s does not tell who is committing: %s", node, error)
+            return True
+        yield from _discard(router, holder)
+        router.fleet.suspect(node, Fault.CONNECTION_LOST, one_line(error))
+        return False
+    except TokenNotReached:
+        yield from give_back(router, holder)
+        raise
+    except BaseException:  # an interrupt: nobody else knows of the connection
+        yield from _discard(router, holder)
+        raise
+    trail.standby_read_at = None
+    return True
+
+
+def _until_shown(
+    router: Base, holder: Holder, plan: Plan, standby_read_at: float, until: float
+) -> Steps[None]:
     started, unshown = router.clock(), Unshown()
-    patient_until = trail.standby_read_at + COMMITTING_SECONDS
+    patient_until = standby_read_at + COMMITTING_SECONDS
     wait_until = min(until, max(started + plan.wait, patient_until))
     while True:
-        try:
-            answer = yield router.do_query(holder.connection, UNDER_WAY, None, True)
-        except BaseException as error:
-            if not isinstance(error, psycopg.Error):
-                yield from _discard(router, holder)
-                raise
-            if holder.connection.pgconn.transaction_status == pq.TransactionStatus.UNKNOWN:
-                yield from _discard(router, holder)
-                router.fleet.suspect(holder.route.node, Fault.CONNECTION_LOST, one_line(error))
-                return False
-            _log.warning("%s does not tell who is committing: %s", holder.route.node, error)
-            return True
+        answer = yield router.do_query(holder.connection, UNDER_WAY, None, True)
         left = unshown.narrow(answer.text(), patient=router.clock() < patient_until)
+        waited = router.clock() - started
         if not left:
-            break
+            if waited > PAUSE_SECONDS:
+                router.observer.waited(holder.route.node, Wait.TOKEN, waited)
+            return
         if router.clock() >= wait_until:
-            yield from give_back(router, holder)
             raise TokenNotReached(
                 f"{holder.route.node} does not show transaction {left[0]} yet, which the session "
                 "may have read on a replica: its COMMIT has not come to its end, or waits for a "
-                f"synchronous standby (waited {router.clock() - started:.2g} s)"
+                f"synchronous standby (waited {waited:.2g} s)"
             )
         yield router.do_pause(PAUSE_SECONDS)
-    trail.standby_read_at = None
-    if router.clock() - started > PAUSE_SECONDS:
-        router.observer.waited(holder.route.node, Wait.TOKEN, router.clock() - started)
-    return True
 
 
 def _discard(router: Base, holder: Holder) -> Steps[None]:
