@@ -214,7 +214,7 @@ def test_a_session_does_not_wait_for_long_for_who_may_not_be_committing(
             done = pool.submit(servers.sql, "pg1", long, database="app")
             eventually(lambda: at_the_gate(servers), what="it is under way")
             assert looked(session, node="pg2") == 0
-            assert looked(session, contract="strong") == 0
+            assert looked(session, contract="strong", timeout=20) == 0
             assert not done.done()
         done.result()
 
