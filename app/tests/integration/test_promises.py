@@ -17,6 +17,7 @@ import pytest
 
 from pgroute import CommitUnknown, Role, Token, TokenNotReached, TokenUnproven
 from pgroute.observing.observer import Doubt, Silent
+from pgroute.routing import leasing
 from pgroute.routing.shown import UNDER_WAY
 from tests.servers import Servers, eventually, whole
 
@@ -204,10 +205,10 @@ def wait_and_configure(servers: Servers, what: str) -> None:
     configure(servers, what)
 
 
-def test_a_session_does_not_wait_for_long_for_who_may_not_be_committing(
-    servers: Servers, counter: Any
+def test_a_session_does_not_wait_for_who_waits_for_a_lock(
+    servers: Servers, counter: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a superuser's transaction the application's role is not told what it waits for."""
+    monkeypatch.setattr(leasing, "COMMITTING_SECONDS", 1e9)  # else it would not wait for long
     long = f"begin; {COUNT}; select pg_advisory_xact_lock({GATE}); rollback"
     with ThreadPoolExecutor() as pool, counter.session() as session:
         with closed_gate(servers):
